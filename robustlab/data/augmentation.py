@@ -42,7 +42,8 @@ class Augmentation:
         """
         if self.shift or self.flip:
             inputs = self._move_pixels(inputs, generator)
-        return _rotate(inputs, generator) if self.rotation else inputs
+        # affine_grid refuses a batch of no images.
+        return _rotate(inputs, generator) if self.rotation and len(inputs) else inputs
 
     def _move_pixels(
         self, inputs: Float[Tensor, "batch channels height width"], generator: Generator
