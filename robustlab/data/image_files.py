@@ -1,4 +1,10 @@
-"""Many small files, in a folder or still inside a zip, behind one face."""
+"""Many small files, in a folder or still inside a zip, behind one face.
+
+Both classes have ``names`` (relative to the data set's top folder, with ``/`` between the parts),
+``fingerprint`` (a SHA-256 that changes whenever a file is added, removed or altered), ``read`` (a file's
+content by its name, from any thread; InputError where it cannot be read) and ``describe`` (the file as a
+message names it).
+"""
 
 from __future__ import annotations
 
@@ -8,26 +14,11 @@ import threading
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Protocol
 
 from robustlab.data.files import read_file
 from robustlab.errors import InputError
 
 MAX_FILE_BYTES = 16 << 20
-
-
-class ImageFiles(Protocol):
-    """Files by their names relative to the data set's top folder, with ``/`` between the parts."""
-
-    names: frozenset[str]
-    fingerprint: str
-    """SHA-256 that changes whenever a file is added, removed or altered."""
-
-    def read(self, name: str) -> bytes:
-        """A file's content; InputError if it cannot be read. Safe to call from several threads."""
-
-    def describe(self, name: str) -> str:
-        """The file as a message names it."""
 
 
 class FolderFiles:
@@ -117,3 +108,6 @@ class ZipFiles:
 
     def describe(self, name: str) -> str:
         return f"{self.path} ({self.top}{name})"
+
+
+ImageFiles = FolderFiles | ZipFiles
