@@ -180,8 +180,8 @@ def _draw_accuracy(axis: Axes, curves: list[_Curve], name: str) -> None:
     axis.set_title(name, loc="left", fontsize=9, fontweight="bold")
     axis.set_ylabel("accuracy (%)", fontsize=8)
     for curve in curves:
-        _draw_curve(axis, curve, "train_accuracy", scale=100, dashes="--", marker=curve.style.train_marker)
-        _draw_curve(axis, curve, "test_accuracy", scale=100, dashes="-", marker=curve.style.marker)
+        _draw_curve(axis, curve, "train_accuracy", scale=100.0, dashes="--", marker=curve.style.train_marker)
+        _draw_curve(axis, curve, "test_accuracy", scale=100.0, dashes="-", marker=curve.style.marker)
 
 
 def _draw_distortion(axis: Axes, curves: list[_Curve], field: str, label: str) -> None:
@@ -192,10 +192,10 @@ def _draw_distortion(axis: Axes, curves: list[_Curve], field: str, label: str) -
         return
     axis.set_title(captions, loc="left", fontsize=7, color=_NEUTRAL)
     for curve in curves:
-        _draw_curve(axis, curve, field, scale=1, dashes="-", marker=curve.style.marker)
+        _draw_curve(axis, curve, field, scale=1.0, dashes="-", marker=curve.style.marker)
         top = curve.peak(field)
         if top is not None:
-            height = _scaled(curve.means(field)[curve.sizes.index(top)], 1)
+            height = _scaled(curve.means(field)[curve.sizes.index(top)], 1.0)
             axis.plot([top], [height], "*", color=curve.style.color, ms=13, mec="black", mew=0.8, zorder=5)
 
 

@@ -73,7 +73,7 @@ def _measures(of_size: list[CellResult], seeds: int) -> list[str]:
     """The cells of one row; a seed whose cell never finished counts as a missing value."""
     absent = [None] * (seeds - len(of_size))
 
-    def mean(field: str, digits: int, scale: float = 1) -> str:
+    def mean(field: str, digits: int, scale: float = 1.0) -> str:
         value = mean_over_seeds([*(getattr(result, field) for result in of_size), *absent])
         return _MISSING if value is None else f"{scale * value:.{digits}f}"
 
@@ -84,8 +84,8 @@ def _measures(of_size: list[CellResult], seeds: int) -> list[str]:
 
     images = min(result.images for result in of_size)
     return [
-        mean("train_accuracy", 1, 100),
-        mean("test_accuracy", 1, 100),
+        mean("train_accuracy", 1, 100.0),
+        mean("test_accuracy", 1, 100.0),
         mean("l2", 4),
         mean("linf", 5),
         worst_rate("l2_success_rate"),

@@ -1,0 +1,46 @@
+# What users and CI call. Every verb makes the environment first where it is missing.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup study test test-slow test-gpu check format bench bench-gpu clean
+
+help:
+	@echo "make study      train, attack and chart the embedded digits, tracked in MLflow (about 5 minutes on 2 cores)"
+	@echo "make test       all tests that need no GPU and no network"
+	@echo "make test-slow  the tests that take minutes"
+	@echo "make check      linters, types, import rules; never edits"
+	@echo "make setup      only make the environment ($(VENV))"
+
+setup: $(READY)
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "robustlab needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) --version); try make PYTHON=python3.12"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+study: $(READY)
+	PATH="$(CURDIR)/$(BIN):$$PATH" mlflow run . --env-manager=local --experiment-name robustlab
+
+test: $(READY)
+	$(BIN)/python -m pytest -m 'not slow and not gpu'
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m 'slow and not gpu'
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	PYTHONPATH=.:kernels $(BIN)/lint-imports
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

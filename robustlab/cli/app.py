@@ -1,0 +1,63 @@
+"""Find the verb, run it, and turn what the user can mend into one line and exit status 2."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+
+import click
+import typer
+from rich.console import Console
+
+from robustlab import __version__
+from robustlab.errors import InputError
+
+app = typer.Typer(
+    help="How does the amount of training data change a classifier's accuracy and its robustness?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit status: 0 done, 1 some cells failed, 2 bad input, 130 interrupted."""
+    # Imported here: a verb's module registers it with `app`.
+    from robustlab.cli import attack, models, report, study  # noqa: F401
+
+    _quiet_libraries()
+    errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    try:
+        status = app(args=arguments, standalone_mode=False, prog_name="robustlab")
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message())
+        return 2
+    except click.ClickException as error:
+        errors.print(f"robustlab: {error.format_message()}", markup=False)
+        return 2
+    except InputError as error:
+        errors.print(f"robustlab: {error}", markup=False)
+        return 2
+    except (KeyboardInterrupt, click.Abort):
+        errors.print("robustlab: interrupted; what was finished is kept in the MLflow store", markup=False)
+        return 130
+    return status if isinstance(status, int) else 0
+
+
+def _quiet_libraries() -> None:
+    """MLflow's and alembic's notes on their own work would tear the progress display apart."""
+    for name in ("mlflow", "alembic", "torch.export"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    if not sys.warnoptions:
+        warnings.filterwarnings("ignore", module=r"(mlflow|torch\.export|pydantic).*")
+
+
+@app.command()
+def version() -> None:
+    """Print robustlab's version."""
+    print(__version__)

@@ -1,0 +1,133 @@
+"""The verb ``attack``: attack one logged or registered model."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from robustlab.attacks import IFGSM, CarliniWagnerL2, attack_until_found
+from robustlab.cli import options
+from robustlab.cli.app import app
+from robustlab.cli.study import open_dataset
+from robustlab.errors import InputError
+from robustlab.robustness import robustness_score
+from robustlab.study.model_log import load_logged_model
+from robustlab.study.plan import default_device
+from robustlab.study.read_back import dataset_of_model
+from robustlab.study.runner import ATTACKS, NORMS, attack_arrays, attack_metrics, chosen_images
+from robustlab.study.store import StudyStore, check_store, parent_run
+from robustlab.training import correctly_classified, to_inputs
+
+
+@app.command()
+def attack(
+    model: Annotated[
+        str, typer.Option(help="Address of a logged model: models:/<name>/<version> or runs:/<id>/model.")
+    ],
+    dataset: Annotated[
+        str, typer.Option(help="Data set to attack on; auto: the one that it was trained on.")
+    ] = options.AUTO,
+    attacks: options.Attacks = "cw,ifgsm",
+    attack_images: Annotated[
+        int, typer.Option(help="Attack the first so many correctly classified test images; 0: all.")
+    ] = 200,
+    cw: options.CW = options.AUTO,
+    ifgsm: options.Ifgsm = options.AUTO,
+    data_dir: options.DataDir = options.AUTO,
+    download: options.Download = True,
+    device: options.Device = options.AUTO,
+) -> None:
+    """Attack one model on the test images that it gets right, and log the distances as a run."""
+    constants = {
+        "cw": options.parse_constants("cw", cw, CarliniWagnerL2),
+        "ifgsm": options.parse_constants("ifgsm", ifgsm, IFGSM),
+    }
+    names = options.parse_list("attacks", attacks, str)
+    if not names or set(names) - set(ATTACKS):
+        raise InputError(f"--attacks is {attacks!r}; choose from {', '.join(ATTACKS)}")
+    if attack_images < 0:
+        raise InputError(f"--attack-images is {attack_images}; give 0 (all) or a positive count")
+    place = options.parse_device(device) or default_device()
+    check_store()
+    console = Console()
+    network, trained_on = _load(model)
+    network = network.to(place)
+    if options.is_auto(dataset):
+        if trained_on is None:
+            raise InputError(f"{model} does not say what it was trained on; name the data set with --dataset")
+        dataset = trained_on
+    data = open_dataset(dataset, data_dir, download, console)
+    try:
+        correct = correctly_classified(network, data.test.to(place)).cpu()
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0][:200]
+        raise InputError(
+            f"{model} does not take images of shape {data.image_shape} ({reason}); check --dataset"
+        ) from None
+    chosen = chosen_images(correct, data.test.labels, attack_images)
+    inputs, labels = to_inputs(data.test.images[chosen]).to(place), data.test.labels[chosen].to(place)
+    table = Table("attack", "norm", "images", "success", "mean distance", "median", "passes an image")
+    with parent_run(f"attack {model}", {"robustlab.kind": "attack"}, f"Attack on {model}, {dataset}") as run:
+        store = StudyStore(run)
+        run_id = run.info.run_id
+        store.log_params(
+            run_id, {"attacked.model": model, "attacked.dataset": dataset, "attacked.images": len(chosen)}
+        )
+        store.log_metrics(run_id, {"test_accuracy": correct.double().mean().item()})
+        arrays: dict[str, np.ndarray] = {"test_indices": chosen.numpy()}
+        for name in names:
+            with Progress(console=console, transient=True, disable=not console.is_terminal) as display:
+                task = display.add_task(name, total=len(chosen))
+                result = attack_until_found(
+                    ATTACKS[name],
+                    network,
+                    inputs,
+                    labels,
+                    constants[name],
+                    on_progress=lambda done, total, task=task, display=display: display.update(  # type: ignore[misc]
+                        task, completed=done, total=total
+                    ),
+                )
+            norm = NORMS[name]
+            score = robustness_score(result.distance, result.success)
+            metrics = attack_metrics(norm, score, result)
+            store.log_params(run_id, {f"{name}.{key}": value for key, value in vars(constants[name]).items()})
+            store.log_metrics(run_id, metrics)
+            arrays |= attack_arrays(norm, result)
+            table.add_row(
+                name,
+                norm,
+                f"{score.images:,}",
+                _number(score.success_rate, "{:.1%}"),
+                _number(score.mean, "{:.5f}"),
+                _number(metrics[f"{norm}_median"], "{:.5f}"),
+                _number(metrics[f"{norm}_backwards_per_image"], "{:.0f}"),
+            )
+            for sentence in score.warnings:
+                console.print(f"warning: {sentence}", style="yellow")
+        with store.artifacts(run_id) as folder:
+            np.savez_compressed(folder / "distances.npz", **arrays)  # type: ignore[arg-type]
+    console.print(f"{model} on {dataset}: test accuracy {correct.double().mean():.2%}", highlight=False)
+    console.print(table)
+
+
+def _load(model: str) -> tuple[torch.nn.Module, str | None]:
+    try:
+        return load_logged_model(model), dataset_of_model(MlflowClient(), model)
+    except (MlflowException, OSError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise InputError(
+            f"cannot load the model {model!r} ({reason}); give models:/<name>/<version>"
+        ) from error
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value)

@@ -1,0 +1,184 @@
+"""Options that several verbs share, and how their text becomes values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import torch
+import typer
+
+from robustlab.attacks import IFGSM, CarliniWagnerL2
+from robustlab.attacks.constants import Constants
+from robustlab.data import DATASET_NAMES
+from robustlab.errors import InputError
+from robustlab.models import MODEL_NAMES
+
+AUTO = "auto"
+
+C = TypeVar("C", bound=Constants)
+T = TypeVar("T")
+
+
+def _constants_help(constants: type[Constants]) -> str:
+    parts = []
+    for field in fields(constants):
+        unit = f" [{field.metadata['unit']}]" if field.metadata["unit"] else ""
+        parts.append(f"{field.name}={field.default} ({field.metadata['help']}{unit})")
+    return "; ".join(parts)
+
+
+Dataset = Annotated[
+    str,
+    typer.Option(help=f"Data set: {', '.join(DATASET_NAMES)}, or imagefolder:<path> with train/ and test/."),
+]
+Models = Annotated[
+    str,
+    typer.Option(
+        help=f"Comma-separated models: {', '.join(MODEL_NAMES)}, each also with +aug (augmented training); "
+        "auto: the data set's own list."
+    ),
+]
+Sizes = Annotated[
+    str,
+    typer.Option(
+        help="Comma-separated training sizes [images], ascending multiples of the class count; auto: the paper's grid."
+    ),
+]
+Seeds = Annotated[
+    str, typer.Option(help="Comma-separated seeds; each draws its own subsets and training runs.")
+]
+Attacks = Annotated[str, typer.Option(help="Comma-separated attacks: cw (Carlini-Wagner, L2), ifgsm (Linf).")]
+AttackImages = Annotated[
+    int, typer.Option(help="Attack at most this many common-correct test images per curve [images]; 0: all.")
+]
+TrainBudget = Annotated[
+    str,
+    typer.Option(
+        help="What stays fixed across sizes: epochs (passes over the subset) or steps (optimiser steps of the "
+        "largest size)."
+    ),
+]
+Epochs = Annotated[
+    str, typer.Option(help="Training epochs [passes over the subset]; auto: the recipe's own.")
+]
+CW = Annotated[
+    str,
+    typer.Option(
+        help="Carlini-Wagner constants as name=value,...; auto: the defaults. "
+        f"Names: {_constants_help(CarliniWagnerL2)}."
+    ),
+]
+Ifgsm = Annotated[
+    str,
+    typer.Option(
+        help=f"I-FGSM constants as name=value,...; auto: the defaults. Names: {_constants_help(IFGSM)}."
+    ),
+]
+DataDir = Annotated[
+    str,
+    typer.Option(
+        help="Directory of the data sets' files; auto: $ROBUSTLAB_DATA_DIR, else ~/.cache/robustlab/data."
+    ),
+]
+Download = Annotated[bool, typer.Option(help="Fetch missing data files from their official addresses.")]
+Device = Annotated[
+    str, typer.Option(help="Device to train and attack on: cpu, cuda, cuda:1 ...; auto: CUDA if any.")
+]
+
+
+def is_auto(text: str) -> bool:
+    """Whether the user left the choice to us (MLflow hands over an empty text where a parameter is empty)."""
+    return text.strip().lower() in ("", AUTO)
+
+
+def parse_list(option: str, text: str, convert: Callable[[str], T]) -> list[T]:
+    """Split a comma-separated option; empty where it is ``auto``.
+
+    Raises:
+        InputError: an element that cannot be converted.
+    """
+    if is_auto(text):
+        return []
+    values = []
+    for part in text.split(","):
+        try:
+            values.append(convert(part.strip()))
+        except ValueError:
+            raise InputError(
+                f"--{option} has {part.strip()!r} where {_kind(convert)} belongs (given: {text!r}); separate with commas"
+            ) from None
+    return values
+
+
+def parse_int(option: str, text: str) -> int | None:
+    """A whole number, or None where it is ``auto``."""
+    if is_auto(text):
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError(f"--{option} is {text!r}; give a whole number or auto") from None
+
+
+def parse_constants(option: str, text: str, constants: type[C]) -> C:
+    """Read ``name=value,...`` into an attack's constants.
+
+    Raises:
+        InputError: an unknown name, a value of the wrong kind or out of range.
+    """
+    if is_auto(text):
+        return constants()
+    known = {field.name: type(field.default) for field in fields(constants)}
+    values: dict[str, object] = {}
+    for part in text.split(","):
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals or name not in known:
+            raise InputError(
+                f"--{option} has {part.strip()!r}; write name=value with a name of {', '.join(known)}"
+            )
+        if name in values:
+            raise InputError(f"--{option} gives {name} more than once; name each once")
+        values[name] = _convert(option, name, value, known[name])
+    return constants(**values)
+
+
+def parse_data_dir(text: str) -> Path | None:
+    """The data directory, or None where it is ``auto``."""
+    return None if is_auto(text) else Path(text).expanduser()
+
+
+def parse_device(text: str) -> torch.device | None:
+    """A device that is there, or None where it is ``auto``.
+
+    Raises:
+        InputError: not a device's name, or the device is missing.
+    """
+    if is_auto(text):
+        return None
+    try:
+        device = torch.device(text)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"--device {text!r} cannot be used ({reason}); give cpu, cuda or auto") from None
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"--device {text!r} is not supported; give cpu, cuda or auto")
+    return device
+
+
+def _convert(option: str, name: str, value: str, kind: type) -> object:
+    if kind is bool:
+        if value.lower() not in ("true", "false"):
+            raise InputError(f"--{option} has {name}={value!r}; give true or false")
+        return value.lower() == "true"
+    try:
+        return kind(value)
+    except ValueError:
+        raise InputError(f"--{option} has {name}={value!r}; give a value of type {kind.__name__}") from None
+
+
+def _kind(convert: Callable[[str], object]) -> str:
+    return "a whole number" if convert is int else "a name"

@@ -1,0 +1,112 @@
+"""The verbs that train: ``study`` and ``train``."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from robustlab.attacks import IFGSM, CarliniWagnerL2
+from robustlab.cli import options
+from robustlab.cli.app import app
+from robustlab.cli.progress import StudyDisplay, data_progress
+from robustlab.data import DataSet, data_directory, load_dataset
+from robustlab.study.conduct import FinishedStudy, conduct_study
+from robustlab.study.plan import StudyPlan, plan_study
+from robustlab.study.store import check_store
+from robustlab.study.tables import results_table
+
+
+@app.command()
+def study(
+    dataset: options.Dataset = "digits",
+    models: options.Models = options.AUTO,
+    sizes: options.Sizes = options.AUTO,
+    seeds: options.Seeds = "0",
+    attacks: options.Attacks = "cw,ifgsm",
+    attack_images: options.AttackImages = 200,
+    train_budget: options.TrainBudget = "epochs",
+    epochs: options.Epochs = options.AUTO,
+    cw: options.CW = options.AUTO,
+    ifgsm: options.Ifgsm = options.AUTO,
+    data_dir: options.DataDir = options.AUTO,
+    download: options.Download = True,
+    device: options.Device = options.AUTO,
+) -> int:
+    """Train every model on nested subsets of growing size, attack them all, chart accuracy and robustness."""
+    console = Console()
+    plan = plan_study(
+        open_dataset(dataset, data_dir, download, console),
+        models=options.parse_list("models", models, str),
+        sizes=options.parse_list("sizes", sizes, int),
+        seeds=options.parse_list("seeds", seeds, int),
+        attacks=options.parse_list("attacks", attacks, str),
+        attack_images=attack_images,
+        train_budget=train_budget,
+        epochs=options.parse_int("epochs", epochs),
+        cw=options.parse_constants("cw", cw, CarliniWagnerL2),
+        ifgsm=options.parse_constants("ifgsm", ifgsm, IFGSM),
+        device=options.parse_device(device),
+    )
+    return _conduct(plan, "study", console)
+
+
+@app.command()
+def train(
+    dataset: options.Dataset = "digits",
+    models: options.Models = "simple_cnn",
+    sizes: options.Sizes = options.AUTO,
+    seeds: options.Seeds = "0",
+    train_budget: options.TrainBudget = "epochs",
+    epochs: options.Epochs = options.AUTO,
+    data_dir: options.DataDir = options.AUTO,
+    download: options.Download = True,
+    device: options.Device = options.AUTO,
+) -> int:
+    """Train and register models without attacking them (the largest default size where no size is given)."""
+    console = Console()
+    data = open_dataset(dataset, data_dir, download, console)
+    plan = plan_study(
+        data,
+        models=options.parse_list("models", models, str),
+        sizes=options.parse_list("sizes", sizes, int) or data.default_sizes[-1:],
+        seeds=options.parse_list("seeds", seeds, int),
+        attacks=(),
+        train_budget=train_budget,
+        epochs=options.parse_int("epochs", epochs),
+        device=options.parse_device(device),
+    )
+    return _conduct(plan, "train", console)
+
+
+def open_dataset(name: str, data_dir: str, download: bool, console: Console) -> DataSet:
+    """Load the named data set, showing what it waits for."""
+    with data_progress(console) as show:
+        return load_dataset(
+            name, data_directory(options.parse_data_dir(data_dir)), download=download, on_progress=show
+        )
+
+
+def _conduct(plan: StudyPlan, kind: str, console: Console) -> int:
+    check_store()
+    count = plan.cell_count
+    console.print(
+        f"{plan.dataset.name}: {len(plan.variants)} models x {len(plan.sizes)} sizes x {len(plan.seeds)} seeds = "
+        f"{count} cells on {plan.device}"
+    )
+    with StudyDisplay(console) as display:
+        finished = conduct_study(plan, kind, display.show)
+    _show_finished(finished, console)
+    return 1 if finished.outcome.failures else 0
+
+
+def _show_finished(finished: FinishedStudy, console: Console) -> None:
+    if finished.outcome.results:
+        console.print(results_table(finished.outcome.results))
+    for cell, reason in finished.outcome.failures.items():
+        console.print(f"failed: {cell.variant} {cell.train_size:,} seed {cell.seed}: {reason}", style="red")
+    for label, place in (
+        ("figure", finished.figure),
+        ("MLflow UI", finished.ui_command),
+        ("this study", finished.run_page),
+    ):
+        if place:
+            console.print(f"{label:<10}  {place}", soft_wrap=True, highlight=False)

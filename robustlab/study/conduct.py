@@ -1,0 +1,140 @@
+"""A whole study from plan to figure: the parent run around the grid."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from robustlab import __version__
+from robustlab.robustness import mean_over_seeds
+from robustlab.study.cell import CellResult
+from robustlab.study.figure import draw_study, save_figure
+from robustlab.study.plan import StudyPlan
+from robustlab.study.runner import StudyOutcome, StudyProgress, run_study
+from robustlab.study.store import StudyStore, parent_run, run_page, ui_command
+
+_CURVES = {
+    "test_accuracy": "test_accuracy",
+    "train_accuracy": "train_accuracy",
+    "l2": "l2",
+    "linf": "linf",
+    "images": "attacked_images",
+}
+
+
+@dataclass(frozen=True)
+class FinishedStudy:
+    """What the user is told at the end: results, failures, and where everything is."""
+
+    outcome: StudyOutcome
+    run_id: str
+    figure: str
+    ui_command: str
+    run_page: str
+
+
+def conduct_study(
+    plan: StudyPlan, kind: str = "study", on_progress: Callable[[StudyProgress], None] | None = None
+) -> FinishedStudy:
+    """Run the plan's grid in MLflow and log what belongs to the study as a whole to its parent run.
+
+    The parent's metrics are curves with the training size as their step, means over the seeds.
+    """
+    models = ",".join(map(str, plan.variants))
+    name = f"{kind} {plan.dataset.name} {models} {time.strftime('%Y-%m-%d %H:%M')}"
+    tags = {
+        "robustlab.kind": kind,
+        "robustlab.dataset": plan.dataset.name,
+        "robustlab.models": models,
+        "robustlab.version": __version__,
+        "robustlab.code": str(Path(__file__).resolve().parents[1]),
+        "robustlab.device": str(plan.device),
+    }
+    with parent_run(name, tags, _description(plan)) as run:
+        store = StudyStore(run)
+        store.log_params(store.parent_run_id, _grid_params(plan))
+        outcome = run_study(plan, store, on_progress)
+        _log_curves(store, plan, outcome.results)
+        if outcome.failures:
+            lines = [
+                f"{cell.variant} {cell.train_size} seed {cell.seed}: {why}"
+                for cell, why in outcome.failures.items()
+            ]
+            store.log_tags(store.parent_run_id, {"robustlab.failures": "; ".join(lines)[:5000]})
+        figure = ""
+        if outcome.results:
+            with store.artifacts(store.parent_run_id) as folder:
+                write_results(outcome.results, folder / "results.csv")
+                if plan.attacks:
+                    png, _ = save_figure(draw_study(outcome.results, plan.dataset.name), folder)
+                    figure = store.local_artifact(store.parent_run_id, png.name)
+        page = run_page(store.experiment_id, store.parent_run_id)
+        return FinishedStudy(outcome, store.parent_run_id, figure, ui_command(), page)
+
+
+def write_results(results: Sequence[CellResult], path: Path) -> None:
+    """One row per cell, distortions in units of the [0, 1] pixel range, empty where there is no score."""
+    rows = [
+        {**asdict(result.cell), **{k: v for k, v in asdict(result).items() if k != "cell"}}
+        for result in results
+    ]
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _grid_params(plan: StudyPlan) -> dict[str, object]:
+    """Resolved settings; their names have a dot, so they never meet the parameters that ``mlflow run`` logs itself."""
+    params: dict[str, object] = {
+        "grid.models": ",".join(map(str, plan.variants)),
+        "grid.seeds": ",".join(map(str, plan.seeds)),
+        "grid.device": plan.device,
+    }
+    for variant in plan.variants:
+        for key, value in plan.settings(variant).items():
+            if key.startswith("recipe."):
+                params[f"{key}.{variant.model}"] = value
+            elif key == "augmentation":
+                params[f"grid.augmentation.{variant.model}{'-aug' if variant.augmented else ''}"] = value
+            else:
+                params[key if "." in key else f"grid.{key}"] = value
+    return params
+
+
+def _log_curves(store: StudyStore, plan: StudyPlan, results: Sequence[CellResult]) -> None:
+    for variant in plan.variants:
+        for field, name in _CURVES.items():
+            points = []
+            for size in plan.sizes:
+                seeds = [
+                    getattr(result, field)
+                    for result in results
+                    if result.cell.variant == str(variant) and result.cell.train_size == size
+                ]
+                mean = mean_over_seeds(seeds)
+                if mean is not None:
+                    points.append((size, mean))
+            if points:
+                curve = str(variant).replace("+", "-")
+                store.log_series(store.parent_run_id, f"{name}/{curve}", *zip(*points, strict=True))
+
+
+def _description(plan: StudyPlan) -> str:
+    attacks = " and ".join(
+        {"cw": "Carlini-Wagner (L2)", "ifgsm": "I-FGSM (Linf)"}[name] for name in plan.attacks
+    )
+    return (
+        f"How accuracy and robustness on **{plan.dataset.name}** move with the training size. "
+        f"Models {', '.join(map(str, plan.variants))}, each trained on nested balanced subsets of "
+        f"{', '.join(f'{size:,}' for size in plan.sizes)} images (seeds {', '.join(map(str, plan.seeds))}) "
+        + (
+            f"and attacked with minimum-norm {attacks} on the images that all sizes get right. "
+            if attacks
+            else ". "
+        )
+        + "The metrics here are curves: the step is the training size. The cells are the child runs."
+    )

@@ -1,0 +1,87 @@
+"""Read finished studies and their models back from MLflow."""
+
+from __future__ import annotations
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+
+from robustlab.errors import InputError
+from robustlab.study.cell import Cell, CellResult
+
+
+def find_study(client: MlflowClient, study: str | None) -> Run:
+    """The study's parent run by id or name; the newest one if no name is given.
+
+    Raises:
+        InputError: there is none of that id or name.
+    """
+    if study is not None:
+        try:
+            return client.get_run(study)
+        except MlflowException:
+            pass  # not an id: try it as a name
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    named = "" if study is None else " and tags.`mlflow.runName` = '{}'".format(study.replace("'", "''"))
+    runs = client.search_runs(
+        experiments,
+        filter_string=f"tags.`robustlab.kind` = 'study'{named}",
+        max_results=1,
+        order_by=["attributes.start_time DESC"],
+    )
+    if not runs:
+        wanted = "study" if study is None else f"study with the run id or name {study!r}"
+        raise InputError(
+            f"no {wanted} in the MLflow store {mlflow.get_tracking_uri()}; run `robustlab study` first"
+        )
+    return runs[0]
+
+
+def read_results(client: MlflowClient, study: Run) -> list[CellResult]:
+    """The results of the study's finished cells, ordered as the grid is."""
+    results = []
+    token = None
+    while True:
+        page = client.search_runs(
+            [study.info.experiment_id],
+            filter_string=f"tags.`mlflow.parentRunId` = '{study.info.run_id}' and attributes.status = 'FINISHED'",
+            max_results=1000,
+            page_token=token,
+        )
+        results += [_result(run) for run in page if run.data.tags.get("robustlab.kind") == "cell"]
+        token = page.token
+        if not token:
+            return sorted(results, key=lambda result: result.cell)
+
+
+def dataset_of_model(client: MlflowClient, model_uri: str) -> str | None:
+    """The data set that a logged model was trained on, if a study of ours logged it."""
+    run_id = mlflow.models.get_model_info(model_uri).run_id
+    if not run_id:
+        return None
+    dataset: str | None = client.get_run(run_id).data.params.get("dataset")
+    return dataset
+
+
+def _result(run: Run) -> CellResult:
+    params, metrics = run.data.params, run.data.metrics
+    cell = Cell(
+        params["dataset"],
+        params["model"],
+        params["augmented"] == "true",
+        int(params["train_size"]),
+        int(params["seed"]),
+    )
+    return CellResult(
+        cell=cell,
+        train_accuracy=metrics["train_accuracy"],
+        test_accuracy=metrics["test_accuracy"],
+        l2=metrics.get("l2"),
+        linf=metrics.get("linf"),
+        images=int(metrics["attacked_images"]),
+        l2_success_rate=metrics.get("l2_success_rate"),
+        linf_success_rate=metrics.get("linf_success_rate"),
+        train_s=metrics["train_s"],
+        attack_s=metrics["attack_s"],
+    )

@@ -1,0 +1,189 @@
+"""Train a classifier on one subset: a stated recipe, deterministic under a seed."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from robustlab.data import Augmentation, DataSet, LabelledImages
+from robustlab.errors import InputError
+from robustlab.models import build_model
+from robustlab.shapes import Bool, Float, UInt8
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is trained; stated with every result, because the paper gives none.
+
+    SGD with Nesterov momentum; the learning rate rises linearly over the first ``warmup`` of the steps and falls to 0
+    along a cosine. ``steps`` of None means ``epochs`` passes over whatever the subset holds (more data is also more
+    steps); a number means that many steps at every size (docs/decisions/0002-training-budget.md).
+    """
+
+    epochs: int
+    batch_size: int = 128
+    learning_rate: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    warmup: float = 0.2
+    label_smoothing: float = 0.0
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size") + (("steps",) if self.steps is not None else ()):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
+
+    def steps_for(self, train_size: int) -> int:
+        """Optimiser steps that a subset of ``train_size`` images gets."""
+        return self.steps if self.steps is not None else self.epochs * math.ceil(train_size / self.batch_size)
+
+    def with_equal_steps(self, largest_size: int) -> Recipe:
+        """The same recipe with the steps of the largest subset for every size."""
+        return replace(self, steps=replace(self, steps=None).steps_for(largest_size))
+
+
+def default_recipe(model: str, image_side: int) -> Recipe:
+    """The recipe of an architecture; tiny images (under 16 pixels: the digits) take small batches, their sets are small."""
+    if image_side < 16:
+        return Recipe(
+            epochs=30, batch_size=32, learning_rate=0.05 if model in ("resnet", "densenet") else 0.02
+        )
+    return {
+        "perceptron": Recipe(epochs=20, learning_rate=0.02),
+        "simple_cnn": Recipe(epochs=20, learning_rate=0.02 if image_side < 64 else 0.01),
+        "resnet": Recipe(epochs=40, learning_rate=0.1),
+        "densenet": Recipe(epochs=40, learning_rate=0.1),
+    }[model]
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss stopped being finite; this cell has no model."""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """Mean training loss per epoch, optimiser steps taken, wall-clock seconds."""
+
+    losses: tuple[float, ...]
+    steps: int
+    train_s: float
+
+
+def initial_model(name: str, dataset: DataSet, subset: LabelledImages, seed: int) -> nn.Sequential:
+    """Build the named model with weights drawn from the seed, normalising by the subset's own mean and deviation.
+
+    A model trained on S_i may know nothing but S_i, so its normalisation comes from there too.
+    """
+    images = subset.images.double().div(255)
+    mean = images.mean(dim=(0, 2, 3)).tolist()
+    std = images.std(dim=(0, 2, 3)).clamp_min(1e-3).tolist()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build_model(name, dataset.image_shape, dataset.num_classes, mean, std)
+
+
+def train(
+    model: nn.Module,
+    subset: LabelledImages,
+    recipe: Recipe,
+    *,
+    seed: int,
+    augmentation: Augmentation | None = None,
+    on_epoch: Callable[[int, int, float], None] | None = None,
+) -> TrainingResult:
+    """Train ``model`` in place and leave it in evaluation mode.
+
+    The same seed, machine and versions give bit-identical weights on the CPU.
+
+    Args:
+        model: on the subset's device; takes (B, C, H, W) in [0, 1], returns logits (B, N).
+        subset: the training images, resident on the device that trains, as uint8.
+        seed: draws the order of the images and the augmentation.
+        on_epoch: called with (epochs done, epochs in all, mean loss).
+
+    Raises:
+        TrainingDiverged: the mean loss of an epoch is not finite.
+    """
+    count, device = len(subset.labels), subset.images.device
+    batches_per_epoch = math.ceil(count / recipe.batch_size)
+    total_steps = recipe.steps_for(count)
+    epochs = math.ceil(total_steps / batches_per_epoch)
+    order_generator = torch.Generator().manual_seed(seed)
+    augmentation_generator = torch.Generator(device).manual_seed(seed)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        lr=recipe.learning_rate,
+        momentum=recipe.momentum,
+        nesterov=recipe.momentum > 0,
+        weight_decay=recipe.weight_decay,
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: learning_rate_factor(step, total_steps, recipe)
+    )
+    losses: list[float] = []
+    steps = 0
+    started = time.perf_counter()
+    model.train()
+    for epoch in range(epochs):
+        # Equal parts instead of full batches and a rest: batch normalisation never meets a batch of one image.
+        batches = torch.randperm(count, generator=order_generator).to(device).tensor_split(batches_per_epoch)
+        batches = batches[: total_steps - steps]
+        loss_sum = torch.zeros((), device=device)
+        for batch in batches:
+            inputs = to_inputs(subset.images[batch])
+            if augmentation is not None:
+                inputs = augmentation(inputs, augmentation_generator)
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+            loss = functional.cross_entropy(
+                model(inputs), subset.labels[batch], label_smoothing=recipe.label_smoothing
+            )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            loss_sum += loss.detach()
+        steps += len(batches)
+        losses.append(loss_sum.item() / len(batches))
+        if not math.isfinite(losses[-1]):
+            raise TrainingDiverged(f"the training loss was {losses[-1]} in epoch {epoch + 1} of {epochs}")
+        if on_epoch is not None:
+            on_epoch(epoch + 1, epochs, losses[-1])
+    model.zero_grad(set_to_none=True)
+    model.eval()
+    return TrainingResult(tuple(losses), steps, time.perf_counter() - started)
+
+
+def learning_rate_factor(step: int, total_steps: int, recipe: Recipe) -> float:
+    """Linear warm-up, then a half cosine to 0 (Loshchilov and Hutter 2017, eq. 5, without restarts)."""
+    warmup_steps = max(1, round(recipe.warmup * total_steps))
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def to_inputs(
+    images: UInt8[Tensor, "batch channels height width"],
+) -> Float[Tensor, "batch channels height width"]:
+    """Turn stored pixels (0 to 255) into inputs in [0, 1], float32."""
+    return images.float().div_(255)
+
+
+@torch.no_grad()
+def correctly_classified(
+    model: nn.Module, data: LabelledImages, batch_size: int = 1024
+) -> Bool[Tensor, " images"]:
+    """Which images the model gets right; the model has to be in evaluation mode already."""
+    verdicts = [
+        model(to_inputs(images)).argmax(dim=1) == labels
+        for images, labels in zip(data.images.split(batch_size), data.labels.split(batch_size), strict=True)
+    ]
+    return torch.cat(verdicts)
