@@ -115,7 +115,7 @@ def draw_study(results: Sequence[CellResult], title: str) -> Figure:
         figure.text(0.5, 0.5, "no finished cells to draw", ha="center", va="center", color=_NEUTRAL)
         return figure
 
-    axes = figure.subplots(len(rows), 3, squeeze=False)
+    axes: list[list[Axes]] = figure.subplots(len(rows), 3, squeeze=False).tolist()
     several = len({dataset for dataset, _ in rows}) > 1
     drawn: list[_Curve] = []
     for (dataset, model), row in zip(rows, axes, strict=True):
