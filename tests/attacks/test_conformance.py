@@ -1,0 +1,250 @@
+"""The contract of an attack, held by every public attack."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import jaxtyping
+import pytest
+import torch
+from torch import Tensor, nn
+
+from robustlab.attacks import IFGSM, CarliniWagnerL2, PreflightWarning, carlini_wagner_l2, ifgsm
+from robustlab.errors import InputError
+from tests.attacks.exact_linear import smallest_perturbation
+
+
+@dataclass(frozen=True)
+class Case:
+    attack: Any
+    constants: Any
+    norm: str
+    bound: float  # times the closed-form optimum of a linear model
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        return self.attack(*arguments, self.constants, **options)
+
+
+CASES = [
+    pytest.param(Case(carlini_wagner_l2, CarliniWagnerL2(), "l2", 1.7), id="carlini_wagner_l2"),
+    pytest.param(Case(ifgsm, IFGSM(), "linf", 1 / (1 - IFGSM().tolerance)), id="ifgsm"),
+]
+every_attack = pytest.mark.parametrize("case", CASES)
+
+
+def linear_model(classes: int = 2, pixels: int = 24, scale: float = 1.0, shift: float = 0.0) -> nn.Sequential:
+    """Logits scale (W x + b) + shift in float64."""
+    layer = nn.Linear(pixels, classes, dtype=torch.float64)
+    with torch.no_grad():
+        layer.weight.normal_()
+        layer.bias.normal_(0, 0.1)
+        layer.weight *= scale
+        layer.bias *= scale
+        layer.bias += shift
+    return nn.Sequential(nn.Flatten(), layer).eval()
+
+
+def box_images(count: int, pixels: int = 24) -> Tensor:
+    """A third of the pixels exactly 0, a sixth exactly 1, the rest inside."""
+    images = torch.rand(count, 1, 2, pixels // 2, dtype=torch.float64)
+    return torch.where(images < 1 / 3, 0.0, torch.where(images > 5 / 6, 1.0, images))
+
+
+def optimum(
+    model: nn.Sequential, images: Tensor, labels: Tensor, norm: str, targeted: bool = False
+) -> Tensor:
+    weight, bias = model[1].weight.detach(), model[1].bias.detach()
+    pairs = zip(images, labels.tolist(), strict=True)
+    return torch.tensor([smallest_perturbation(weight, bias, x, y, norm, targeted) for x, y in pairs])
+
+
+@every_attack
+@pytest.mark.parametrize("interior", [True, False], ids=["interior", "box"])
+@pytest.mark.parametrize("count", [1, 3, 64])
+def test_linear_optimum(case: Case, count: int, interior: bool) -> None:
+    """On a linear model the distance is the closed-form optimum to the attack's bound, never below it."""
+    model = linear_model()
+    images = 0.4 + 0.2 * torch.rand(count, 1, 2, 12, dtype=torch.float64) if interior else box_images(count)
+    labels = model(images).argmax(1)
+    result = case(model, images, labels)
+    exact = optimum(model, images, labels, case.norm)
+    assert result.success.all()
+    assert (result.distance >= exact * (1 - 1e-9)).all()
+    assert (result.distance <= exact * case.bound + 1e-9).all()
+
+
+@every_attack
+@pytest.mark.parametrize(("scale", "shift"), [(1e-3, 0.0), (1e3, 0.0), (1.0, -100.0)])
+def test_logits_scaled_or_negative(case: Case, scale: float, shift: float) -> None:
+    """Scaled logits, or logits that are all negative, change nothing about the optimum that is reached."""
+    model = linear_model(scale=scale, shift=shift)
+    images = box_images(4)
+    labels = model(images).argmax(1)
+    result = case(model, images, labels)
+    exact = optimum(model, images, labels, case.norm)
+    assert result.success.all()
+    assert (result.distance <= exact * case.bound + 1e-9).all()
+
+
+@every_attack
+def test_targeted_linear_optimum(case: Case) -> None:
+    """Targeted, the result is the target class at the distance of its half-space."""
+    model = linear_model()
+    images = box_images(4)
+    targets = 1 - model(images).argmax(1)
+    result = case(model, images, targets, targeted=True)
+    exact = optimum(model, images, targets, case.norm, targeted=True)
+    assert torch.equal(model(result.adv_inputs).argmax(1), targets)
+    assert (result.distance <= exact * case.bound + 1e-9).all()
+
+
+@every_attack
+def test_already_misclassified(case: Case) -> None:
+    """An image that is misclassified before the attack comes back unchanged, with success and distance 0."""
+    model = linear_model()
+    images = box_images(4)
+    labels = model(images).argmax(1)
+    labels[1] = 1 - labels[1]
+    result = case(model, images, labels)
+    assert result.success.all()
+    assert result.distance[1] == 0
+    assert torch.equal(result.adv_inputs[1], images[1])
+    assert (result.distance[[0, 2, 3]] > 0).all()
+
+
+@every_attack
+def test_unattackable(case: Case) -> None:
+    """Where no image in the box is misclassified: no success, distance inf, the clean image back."""
+    model = linear_model()
+    with torch.no_grad():
+        model[1].bias.copy_(torch.tensor([1000.0, -1000.0]))
+    images = box_images(3)
+    result = case(model, images, torch.zeros(3, dtype=torch.long))
+    assert not result.success.any()
+    assert result.distance.isinf().all()
+    assert torch.equal(result.adv_inputs, images)
+
+
+@every_attack
+def test_no_images(case: Case) -> None:
+    """A batch of no images gives a result of no images."""
+    model = linear_model()
+    result = case(model, box_images(0), torch.zeros(0, dtype=torch.long))
+    assert result.adv_inputs.shape == (0, 1, 2, 12)
+    assert result.success.shape == result.distance.shape == (0,)
+
+
+@every_attack
+def test_neighbours_do_not_matter(case: Case, tiny_cnn: nn.Module, tiny_images: Tensor) -> None:
+    """Alone, in a batch, in another order or beside images that finish early: the same distances to 1e-9."""
+    labels = tiny_cnn(tiny_images).argmax(1)
+    together = case(tiny_cnn, tiny_images, labels)
+    order = torch.randperm(len(labels))
+    shuffled = case(tiny_cnn, tiny_images[order], labels[order])
+    torch.testing.assert_close(shuffled.distance, together.distance[order], rtol=0, atol=1e-9)
+    alone = torch.cat([case(tiny_cnn, tiny_images[i : i + 1], labels[i : i + 1]).distance for i in range(3)])
+    torch.testing.assert_close(alone, together.distance[:3], rtol=0, atol=1e-9)
+    mixed = labels.clone()
+    mixed[3:] = (mixed[3:] + 1) % 5  # misclassified: these leave at once
+    early = case(tiny_cnn, tiny_images, mixed)
+    torch.testing.assert_close(early.distance[:3], together.distance[:3], rtol=0, atol=1e-9)
+
+
+@every_attack
+def test_success_survives_a_fresh_forward(case: Case, tiny_cnn: nn.Module, tiny_images: Tensor) -> None:
+    """Every success in float32 is one again in a fresh forward pass of the image alone, at its distance."""
+    model, images = tiny_cnn.float(), tiny_images.float()
+    labels = model(images).argmax(1)
+    result = case(model, images, labels)
+    assert result.success.any()
+    for adv, image, label, success, distance in zip(
+        result.adv_inputs, images, labels, result.success, result.distance, strict=True
+    ):
+        if success:
+            assert model(adv[None]).argmax(1) != label
+            perturbation = (adv - image).flatten()
+            measured = perturbation.norm() if case.norm == "l2" else perturbation.abs().max()
+            torch.testing.assert_close(distance, measured)
+            assert adv.min() >= 0
+            assert adv.max() <= 1
+
+
+@every_attack
+@pytest.mark.parametrize("fails", [False, True], ids=["normal end", "exception"])
+def test_model_is_left_as_found(case: Case, tiny_cnn: nn.Module, tiny_images: Tensor, fails: bool) -> None:
+    """Training flags, parameters, their gradients and flags, buffers and hooks are those from before."""
+    model = tiny_cnn
+    model.layers[0].train()  # a mix of modes
+    model.layers[3].weight.requires_grad_(False)
+    model.layers[6].weight.grad = torch.ones_like(model.layers[6].weight)
+    calls = []
+    model.layers[2].register_forward_hook(lambda *_: calls.append(1))
+    if fails:
+        model.layers[6].register_forward_hook(lambda *_: 1 / 0 if len(calls) > 3 else None)
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    hooks = [len(module._forward_hooks) for module in model.modules()]
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore", PreflightWarning)
+        labels = torch.zeros(12, dtype=torch.long)
+        if fails:
+            with pytest.raises(ZeroDivisionError):
+                case(model, tiny_images, labels)
+        else:
+            case(model, tiny_images, labels)
+    assert [module.training for module in model.layers] == [True] + 6 * [False]
+    assert not model.training
+    assert not model.layers[3].weight.requires_grad
+    assert model.layers[0].weight.requires_grad
+    assert model.layers[0].weight.grad is None
+    assert (model.layers[6].weight.grad == 1).all()
+    assert [len(module._forward_hooks) for module in model.modules()] == hooks
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, state[name])
+
+
+@every_attack
+def test_passes_and_progress(case: Case, tiny_cnn: nn.Module, tiny_images: Tensor) -> None:
+    """forwards and backwards add up to what the model really did; progress ends at (all, all)."""
+    images_seen = []
+    labels = tiny_cnn(tiny_images).argmax(1)
+    tiny_cnn.register_forward_hook(lambda _, inputs, __: images_seen.append(len(inputs[0])))
+    progress = []
+    result = case(
+        tiny_cnn, tiny_images, labels, on_progress=lambda done, total: progress.append((done, total))
+    )
+    assert result.forwards.sum() <= sum(images_seen) <= 1.5 * result.forwards.sum() + 201
+    assert (result.backwards <= result.forwards).all()
+    assert progress[-1] == (12, 12)
+    assert progress == sorted(progress)
+
+
+@every_attack
+def test_same_result_twice(case: Case, tiny_cnn: nn.Module, tiny_images: Tensor) -> None:
+    """Nothing is random: two runs under different seeds give the same images."""
+    labels = tiny_cnn(tiny_images).argmax(1)
+    first = case(tiny_cnn, tiny_images, labels)
+    torch.manual_seed(7)
+    assert torch.equal(case(tiny_cnn, tiny_images, labels).adv_inputs, first.adv_inputs)
+
+
+@every_attack
+def test_bad_input_is_one_clear_line(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inputs, labels and models that cannot be attacked raise InputError before anything is done."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would complain first
+    model = linear_model()
+    images, labels = box_images(2), torch.zeros(2, dtype=torch.long)
+    for bad_images, bad_labels in [
+        (images, labels + 5),
+        (images, labels[:1]),
+        (images, labels.double()),
+        (images.float(), labels),
+        ((images * 255).byte(), labels),
+        (images * math.nan, labels),
+    ]:
+        with pytest.raises(InputError, match=r"^[^\n]+$"):
+            case(model, bad_images, bad_labels)
+    with pytest.raises(InputError, match="logits"):
+        case(nn.Conv2d(1, 2, 1, dtype=torch.float64).eval(), images, labels)
