@@ -11,6 +11,6 @@ try:
 except ImportError:  # pragma: no cover - the machine has torch alone
     from typing import Any
 
-    Bool = Float = Int = UInt8 = Any  # type: ignore[misc, assignment]
+    Bool = Float = Int = UInt8 = Any  # type: ignore[assignment]
 
 __all__ = ["Bool", "Float", "Int", "UInt8"]

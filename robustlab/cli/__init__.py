@@ -6,6 +6,6 @@ import os
 # spinning made small models ten times slower and more.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from robustlab.cli.app import main  # noqa: E402
+from robustlab.cli.app import main
 
 __all__ = ["main"]

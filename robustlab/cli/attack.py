@@ -13,16 +13,15 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from robustlab.attacks import IFGSM, CarliniWagnerL2, attack_until_found
+from robustlab.attacks import IFGSM, CarliniWagnerL2
 from robustlab.cli import options
 from robustlab.cli.app import app
 from robustlab.cli.study import open_dataset
 from robustlab.errors import InputError
-from robustlab.robustness import robustness_score
+from robustlab.study.attacking import ATTACKS, Attacked, attack_images, chosen_images
 from robustlab.study.model_log import load_logged_model
 from robustlab.study.plan import default_device
 from robustlab.study.read_back import dataset_of_model
-from robustlab.study.runner import ATTACKS, NORMS, attack_arrays, attack_metrics, chosen_images
 from robustlab.study.store import StudyStore, check_store, parent_run
 from robustlab.training import correctly_classified, to_inputs
 
@@ -36,7 +35,7 @@ def attack(
         str, typer.Option(help="Data set to attack on; auto: the one that it was trained on.")
     ] = options.AUTO,
     attacks: options.Attacks = "cw,ifgsm",
-    attack_images: Annotated[
+    images: Annotated[
         int, typer.Option(help="Attack the first so many correctly classified test images; 0: all.")
     ] = 200,
     cw: options.CW = options.AUTO,
@@ -53,8 +52,8 @@ def attack(
     names = options.parse_list("attacks", attacks, str)
     if not names or set(names) - set(ATTACKS):
         raise InputError(f"--attacks is {attacks!r}; choose from {', '.join(ATTACKS)}")
-    if attack_images < 0:
-        raise InputError(f"--attack-images is {attack_images}; give 0 (all) or a positive count")
+    if images < 0:
+        raise InputError(f"--images is {images}; give 0 (all) or a positive count")
     place = options.parse_device(device) or default_device()
     check_store()
     console = Console()
@@ -72,51 +71,48 @@ def attack(
         raise InputError(
             f"{model} does not take images of shape {data.image_shape} ({reason}); check --dataset"
         ) from None
-    chosen = chosen_images(correct, data.test.labels, attack_images)
+    chosen = chosen_images(correct, data.test.labels, images)
     inputs, labels = to_inputs(data.test.images[chosen]).to(place), data.test.labels[chosen].to(place)
-    table = Table("attack", "norm", "images", "success", "mean distance", "median", "passes an image")
     with parent_run(f"attack {model}", {"robustlab.kind": "attack"}, f"Attack on {model}, {dataset}") as run:
         store = StudyStore(run)
         run_id = run.info.run_id
         store.log_params(
             run_id, {"attacked.model": model, "attacked.dataset": dataset, "attacked.images": len(chosen)}
         )
-        store.log_metrics(run_id, {"test_accuracy": correct.double().mean().item()})
-        arrays: dict[str, np.ndarray] = {"test_indices": chosen.numpy()}
         for name in names:
-            with Progress(console=console, transient=True, disable=not console.is_terminal) as display:
-                task = display.add_task(name, total=len(chosen))
-                result = attack_until_found(
-                    ATTACKS[name],
-                    network,
-                    inputs,
-                    labels,
-                    constants[name],
-                    on_progress=lambda done, total, task=task, display=display: display.update(  # type: ignore[misc]
-                        task, completed=done, total=total
-                    ),
-                )
-            norm = NORMS[name]
-            score = robustness_score(result.distance, result.success)
-            metrics = attack_metrics(norm, score, result)
             store.log_params(run_id, {f"{name}.{key}": value for key, value in vars(constants[name]).items()})
-            store.log_metrics(run_id, metrics)
-            arrays |= attack_arrays(norm, result)
-            table.add_row(
-                name,
-                norm,
-                f"{score.images:,}",
-                _number(score.success_rate, "{:.1%}"),
-                _number(score.mean, "{:.5f}"),
-                _number(metrics[f"{norm}_median"], "{:.5f}"),
-                _number(metrics[f"{norm}_backwards_per_image"], "{:.0f}"),
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as display:
+            tasks = {name: display.add_task(name, total=len(chosen)) for name in names}
+            attacked = attack_images(
+                names,
+                network,
+                inputs,
+                labels,
+                constants,
+                lambda name, done, _: display.update(tasks[name], completed=done),
             )
-            for sentence in score.warnings:
-                console.print(f"warning: {sentence}", style="yellow")
+        store.log_metrics(run_id, {**attacked.metrics, "test_accuracy": correct.double().mean().item()})
         with store.artifacts(run_id) as folder:
+            arrays: dict[str, np.ndarray] = {"test_indices": chosen.numpy(), **attacked.arrays}
             np.savez_compressed(folder / "distances.npz", **arrays)  # type: ignore[arg-type]
     console.print(f"{model} on {dataset}: test accuracy {correct.double().mean():.2%}", highlight=False)
-    console.print(table)
+    console.print(_table(attacked))
+
+
+def _table(attacked: Attacked) -> Table:
+    table = Table("norm", "images", "success", "mean distance", "median", "passes an image")
+    for norm, score in attacked.scores.items():
+        cells = [
+            (f"{score.images:,}", score.images),
+            ("{:.1%}", score.success_rate),
+            ("{:.5f}", score.mean),
+            ("{:.5f}", attacked.metrics[f"{norm}_median"]),
+            ("{:.0f}", attacked.metrics[f"{norm}_backwards_per_image"]),
+        ]
+        table.add_row(norm, *("-" if value is None else form.format(value) for form, value in cells))
+        for sentence in score.warnings:
+            table.caption = f"{table.caption or ''} {norm}: {sentence}".strip()
+    return table
 
 
 def _load(model: str) -> tuple[torch.nn.Module, str | None]:
@@ -127,7 +123,3 @@ def _load(model: str) -> tuple[torch.nn.Module, str | None]:
         raise InputError(
             f"cannot load the model {model!r} ({reason}); give models:/<name>/<version>"
         ) from error
-
-
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else form.format(value)

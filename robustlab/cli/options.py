@@ -108,7 +108,7 @@ def parse_list(option: str, text: str, convert: Callable[[str], T]) -> list[T]:
             values.append(convert(part.strip()))
         except ValueError:
             raise InputError(
-                f"--{option} has {part.strip()!r} where {_kind(convert)} belongs (given: {text!r}); separate with commas"
+                f"--{option} has {part.strip()!r} where {_kind(convert)} belongs in {text!r}; separate with commas"
             ) from None
     return values
 

@@ -92,7 +92,7 @@ class ModelLog:
                     program.state_dict[name].copy_(value)
             return program
 
-        torch.export.export = export
+        torch.export.export = export  # type: ignore[assignment]
         try:
             yield
         finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -10,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustlab.attacks import AttackResult, attack_until_found, carlini_wagner_l2, ifgsm
-from robustlab.data import LabelledImages, balanced_order, nested_subsets, subset_digest
-from robustlab.robustness import Score, common_correct, robustness_score
+from robustlab.data import LabelledImages, nested_subsets, subset_digest
+from robustlab.robustness import common_correct
+from robustlab.study.attacking import attack_images, chosen_images
 from robustlab.study.cell import Cell, CellResult
 from robustlab.study.checkpoint import save_checkpoint
 from robustlab.study.model_log import ModelLog
@@ -27,9 +26,6 @@ from robustlab.training import (
     to_inputs,
     train,
 )
-
-ATTACKS = {"cw": carlini_wagner_l2, "ifgsm": ifgsm}
-NORMS = {"cw": "l2", "ifgsm": "linf"}
 
 
 @dataclass(frozen=True)
@@ -194,46 +190,36 @@ class _StudyRun:
         plan, cell, run_id = self.plan, trained.cell, trained.run_id
         inputs = to_inputs(self.dataset.test.images[chosen.to(plan.device)])
         labels = self.dataset.test.labels[chosen.to(plan.device)]
-        scores: dict[str, Score] = {}
-        arrays: dict[str, np.ndarray] = {"test_indices": chosen.numpy()}
-        metrics: dict[str, float | None] = {
+        work = attack_work(plan, cell)
+
+        def show(name: str, done: int, total: int) -> None:
+            share = work / len(plan.attacks)
+            self.report(cell, name, done, total, share, before=plan.attacks.index(name) * share)
+
+        attacked = attack_images(
+            plan.attacks, trained.model, inputs, labels, {"cw": plan.cw, "ifgsm": plan.ifgsm}, show
+        )
+        arrays: dict[str, np.ndarray] = {"test_indices": chosen.numpy(), **attacked.arrays}
+        metrics = {
+            **attacked.metrics,
             "common_correct_images": common_images,
             "attacked_images": len(chosen),
+            "attack_s": attacked.attack_s,
         }
-        attack_s = 0.0
-        for number, name in enumerate(plan.attacks):
-            share = attack_work(plan, cell) / len(plan.attacks)
-            started = time.perf_counter()
-            result = attack_until_found(
-                ATTACKS[name],
-                trained.model,
-                inputs,
-                labels,
-                getattr(plan, name),
-                on_progress=lambda done, total, name=name, number=number, share=share: self.report(
-                    cell, name, done, total, share, before=number * share
-                ),
-            )
-            attack_s += time.perf_counter() - started
-            norm = NORMS[name]
-            scores[norm] = robustness_score(result.distance, result.success)
-            arrays |= attack_arrays(norm, result)
-            metrics |= attack_metrics(norm, scores[norm], result)
-        metrics["attack_s"] = attack_s
         with self.store.artifacts(run_id) as folder:
             np.savez_compressed(folder / "distances.npz", **arrays)  # type: ignore[arg-type]
         self.store.log_metrics(run_id, metrics, model_id=trained.model_id)
-        warnings = {sentence for score in scores.values() for sentence in score.warnings}
+        warnings = {sentence for score in attacked.scores.values() for sentence in score.warnings}
         if warnings:
             self.store.log_tags(run_id, {"robustlab.warning": "; ".join(sorted(warnings))})
-        for norm, score in scores.items():
+        for norm, score in attacked.scores.items():
             if score.mean is not None:
                 self.store.client.set_model_version_tag(
                     cell.registered_name, trained.version, norm, f"{score.mean:.6f}"
                 )
         self.store.finish_cell(run_id)
         self.open_runs.remove(run_id)
-        l2, linf = scores.get("l2"), scores.get("linf")
+        l2, linf = attacked.scores.get("l2"), attacked.scores.get("linf")
         self.outcome.results.append(
             CellResult(
                 cell=cell,
@@ -245,7 +231,7 @@ class _StudyRun:
                 l2_success_rate=l2.success_rate if l2 else None,
                 linf_success_rate=linf.success_rate if linf else None,
                 train_s=trained.training.train_s,
-                attack_s=attack_s,
+                attack_s=attacked.attack_s,
             )
         )
 
@@ -261,32 +247,3 @@ class _StudyRun:
         cells_done = len(self.outcome.results) + len(self.outcome.failures)
         fraction = min(1.0, (self._work_done + share) / self._work_total)
         self._on_progress(StudyProgress(cell, stage, done, total, cells_done, self.plan.cell_count, fraction))
-
-
-def chosen_images(common: Tensor, labels: Tensor, most: int) -> Tensor:
-    """Indices of the common-correct images to attack: all, or the first ``most`` in an order that mixes the classes.
-
-    The order does not depend on the study, so studies of one data set attack the same images as far as they can.
-    """
-    order = balanced_order(labels.cpu(), seed=0)
-    chosen = order[common[order]]
-    return chosen[:most] if most else chosen
-
-
-def attack_arrays(norm: str, result: AttackResult) -> dict[str, np.ndarray]:
-    """What is stored per image beside the adversarial image itself, under names that begin with the norm."""
-    fields = ("distance", "success", "forwards", "backwards")
-    return {f"{norm}_{key}": getattr(result, key).cpu().numpy() for key in fields}
-
-
-def attack_metrics(norm: str, score: Score, result: AttackResult) -> dict[str, float | None]:
-    """An attack's summary as metrics; None where there is nothing honest to say."""
-    images = len(result.success)
-    return {
-        norm: score.mean,
-        f"{norm}_mean_found": score.mean_found if score.missed else None,
-        f"{norm}_success_rate": score.success_rate,
-        f"{norm}_median": result.distance.median().item() if images and not score.missed else None,
-        f"{norm}_forwards_per_image": result.forwards.double().mean().item() if images else None,
-        f"{norm}_backwards_per_image": result.backwards.double().mean().item() if images else None,
-    }

@@ -1,0 +1,157 @@
+"""Training: the recipe is followed, the seed decides everything, a diverging loss is an error."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from robustlab.data import Augmentation, DataSet, LabelledImages, load_dataset, nested_subsets
+from robustlab.errors import InputError
+from robustlab.training import (
+    Recipe,
+    TrainingDiverged,
+    channel_statistics,
+    correctly_classified,
+    default_recipe,
+    initial_model,
+    learning_rate_factor,
+    train,
+)
+
+
+@pytest.fixture(scope="module")
+def digits() -> DataSet:
+    """The embedded digits."""
+    return load_dataset("digits")
+
+
+def subset_of(digits: DataSet, size: int) -> LabelledImages:
+    """The first balanced subset of that size."""
+    indices = nested_subsets(digits.train.labels, 10, [size], seed=0)[size]
+    return LabelledImages(digits.train.images[indices], digits.train.labels[indices])
+
+
+def weights_after_training(digits: DataSet, seed: int, augmentation: Augmentation | None = None) -> torch.Tensor:
+    """All weights and buffers of a ResNet after two epochs."""
+    subset = subset_of(digits, 100)
+    model = initial_model("resnet", digits, subset, seed)
+    train(model, subset, Recipe(epochs=2, batch_size=32), seed=seed, augmentation=augmentation)
+    return torch.cat([value.double().flatten() for value in model.state_dict().values()])
+
+
+@pytest.mark.parametrize("augmentation", [None, Augmentation(shift=True, flip=True, rotation=True)])
+def test_same_seed_gives_bit_identical_weights(digits: DataSet, augmentation: Augmentation | None) -> None:
+    """Two trainings under one seed end with the same bits; another seed ends elsewhere."""
+    first = weights_after_training(digits, 3, augmentation)
+    assert torch.equal(first, weights_after_training(digits, 3, augmentation))
+    assert not torch.equal(first, weights_after_training(digits, 4, augmentation))
+
+
+def test_training_leaves_the_callers_random_state_alone(digits: DataSet) -> None:
+    """A study's draws come from its own seeds, and nobody else's draws are disturbed."""
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    weights_after_training(digits, 1)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_perceptron_learns_the_digits(digits: DataSet) -> None:
+    """400 images and the stated recipe give over 90 % on the test images."""
+    subset = subset_of(digits, 400)
+    model = initial_model("perceptron", digits, subset, 0)
+    result = train(model, subset, default_recipe("perceptron", 8), seed=0)
+    assert correctly_classified(model, digits.test).double().mean() > 0.9
+    assert result.losses[-1] < 0.1 < result.losses[0]
+    assert not model.training
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(("size", "epochs", "steps"), [(100, 3, 12), (10, 3, 3), (70, 2, 6)])
+def test_epochs_set_the_steps(digits: DataSet, size: int, epochs: int, steps: int) -> None:
+    """Every image is seen once an epoch, in batches of at most the batch size."""
+    subset = subset_of(digits, size)
+    model = initial_model("perceptron", digits, subset, 0)
+    result = train(model, subset, Recipe(epochs=epochs, batch_size=32), seed=0)
+    assert (result.steps, len(result.losses)) == (steps, epochs)
+
+
+def test_equal_steps_give_every_size_the_largest_ones_steps(digits: DataSet) -> None:
+    """With a budget of steps a small subset is passed over more often, and the last epoch may be a part."""
+    recipe = Recipe(epochs=2, batch_size=32).with_equal_steps(400)
+    assert recipe.steps == 26
+    seen: list[int] = []
+    subset = subset_of(digits, 100)
+    result = train(
+        initial_model("perceptron", digits, subset, 0),
+        subset,
+        recipe,
+        seed=0,
+        on_epoch=lambda done, total, loss: seen.append(done),
+    )
+    assert result.steps == 26
+    assert seen == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_learning_rate_rises_then_falls_to_zero() -> None:
+    """Linear warm-up to the full rate, then a half cosine."""
+    recipe = Recipe(epochs=1, warmup=0.2)
+    factors = [learning_rate_factor(step, 100, recipe) for step in range(101)]
+    assert factors[0] == pytest.approx(0.05)
+    assert factors[19] == 1.0
+    assert factors[60] == pytest.approx(0.5)
+    assert factors[100] == pytest.approx(0.0, abs=1e-12)
+
+
+def test_a_loss_that_is_not_finite_is_an_error(digits: DataSet) -> None:
+    """A learning rate that blows the weights up ends the training with the loss and the epoch named."""
+    subset = subset_of(digits, 100)
+    model = initial_model("perceptron", digits, subset, 0)
+    recipe = replace(default_recipe("perceptron", 8), learning_rate=1e20, epochs=3)
+    with pytest.raises(TrainingDiverged, match="epoch"):
+        train(model, subset, recipe, seed=0)
+
+
+def test_a_rest_of_one_image_does_not_break_batch_normalisation(digits: DataSet) -> None:
+    """33 images in batches of at most 32 become 17 and 16, not 32 and 1."""
+    sizes: list[int] = []
+    subset = LabelledImages(digits.train.images[:33], digits.train.labels[:33])
+    model = initial_model("resnet", digits, subset, 0)
+    model.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    train(model, subset, Recipe(epochs=1, batch_size=32), seed=0)
+    assert sizes == [17, 16]
+
+
+def test_channel_statistics_equal_the_plain_ones() -> None:
+    """Counting pixel values gives the mean and deviation of the pixels themselves."""
+    images = torch.randint(0, 256, (50, 3, 5, 4), dtype=torch.uint8)
+    images[:, 2] = 7
+    mean, std = channel_statistics(images)
+    pixels = images.double() / 255
+    assert mean == pytest.approx(pixels.mean(dim=(0, 2, 3)).tolist(), abs=1e-12)
+    assert std == pytest.approx([*pixels[:, :2].std(dim=(0, 2, 3), correction=0).tolist(), 1e-3], abs=1e-12)
+
+
+def test_bad_recipes_are_refused() -> None:
+    """Fewer than one epoch, image a batch or step is an input error."""
+    for fields in ({"epochs": 0}, {"epochs": 1, "batch_size": 0}, {"epochs": 1, "steps": 0}):
+        with pytest.raises(InputError, match="must be at least 1"):
+            Recipe(**fields)
+
+
+def test_accuracy_counts_every_image_once() -> None:
+    """Batches of any size give one verdict an image, in order."""
+
+    class FirstPixel(nn.Module):
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            bright = inputs[:, 0, 0, 0]
+            return torch.stack([0.5 - bright, bright - 0.5], dim=1)
+
+    images = torch.zeros(7, 1, 2, 2, dtype=torch.uint8)
+    images[3:, 0, 0, 0] = 255
+    labels = torch.tensor([0, 0, 1, 1, 1, 0, 1])
+    verdicts = correctly_classified(FirstPixel(), LabelledImages(images, labels), batch_size=3)
+    assert verdicts.tolist() == [True, True, False, True, True, False, True]
