@@ -8,16 +8,17 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-import click
 import typer
 from rich.console import Console
 
 from robustlab import __version__
 from robustlab.errors import InputError
 
+# Typer's releases differ in where click's exceptions come from (click itself, or a copy); its own name leads there.
+UsageProblem = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+
 app = typer.Typer(
     help="How does the amount of training data change a classifier's accuracy and its robustness?",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -33,19 +34,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
         status = app(args=arguments, standalone_mode=False, prog_name="robustlab")
-    except click.exceptions.NoArgsIsHelpError as error:
-        print(error.format_message())
-        return 2
-    except click.ClickException as error:
-        errors.print(f"robustlab: {error.format_message()}", markup=False)
+    except UsageProblem as error:
+        errors.print(f"robustlab: {_one_line(error)}", markup=False)
         return 2
     except InputError as error:
         errors.print(f"robustlab: {error}", markup=False)
         return 2
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         errors.print("robustlab: interrupted; what was finished is kept in the MLflow store", markup=False)
         return 130
     return status if isinstance(status, int) else 0
+
+
+def _one_line(error: Exception) -> str:
+    """What typer found wrong, with the way to the help; no arguments at all ask for the help itself."""
+    message = " ".join(error.format_message().split())  # type: ignore[attr-defined]
+    return f"{message.rstrip('.')}; see `robustlab --help` and `robustlab <verb> --help`"
 
 
 def _quiet_libraries() -> None:

@@ -21,9 +21,7 @@ def linear() -> None:
     """Section 2 of the paper: the linear example where more data is more accurate and less robust."""
     check_store()
     example = linear_example()
-    console = Console()
-    console.print(linear_table(example))
-    console.print(example.note)
+    Console().print(linear_table(example))
     with parent_run(
         "linear example", {"robustlab.kind": "linear"}, "Section 2 of the paper: the linear example"
     ) as run:

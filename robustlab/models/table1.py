@@ -19,7 +19,9 @@ class Table1Row:
     parameters: int
 
 
-def _rows(dataset: str, shape: tuple[int, int, int], classes: int, *rows: tuple[str, str, int]) -> list[Table1Row]:
+def _rows(
+    dataset: str, shape: tuple[int, int, int], classes: int, *rows: tuple[str, str, int]
+) -> list[Table1Row]:
     return [Table1Row(dataset, model, name, shape, classes, count) for model, name, count in rows]
 
 

@@ -101,7 +101,10 @@ class ModelLog:
 
 def load_logged_model(uri: str, destination: Path | None = None) -> nn.Module:
     """The logged graph module at a ``models:/`` or ``runs:/`` address; takes (B, C, H, W) in [0, 1], returns logits."""
-    return mlflow.pytorch.load_model(uri, dst_path=None if destination is None else str(destination))
+    model = mlflow.pytorch.load_model(uri, dst_path=None if destination is None else str(destination))
+    for module in model.modules():
+        module.training = False  # an exported graph is an evaluation graph, but refuses .eval()
+    return model
 
 
 def _release(version: str) -> str:

@@ -227,7 +227,7 @@ class _StudyRun:
                 test_accuracy=trained.correct.double().mean().item(),
                 l2=l2.mean if l2 else None,
                 linf=linf.mean if linf else None,
-                images=len(chosen),
+                images=len(chosen) if plan.attacks else 0,
                 l2_success_rate=l2.success_rate if l2 else None,
                 linf_success_rate=linf.success_rate if linf else None,
                 train_s=trained.training.train_s,
