@@ -171,6 +171,8 @@ def train(
         if on_epoch is not None:
             on_epoch(epoch + 1, epochs, losses[-1])
     model.zero_grad(set_to_none=True)
+    # As every loaded copy will be: another layout rounds differently, and accuracies are to be equal to the bit.
+    model.to(memory_format=torch.contiguous_format)
     model.eval()
     return TrainingResult(tuple(losses), steps, time.perf_counter() - started)
 

@@ -1,8 +1,43 @@
-"""Settings for all tests."""
+"""Settings and fixtures for all tests."""
 
 from __future__ import annotations
 
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
 import torch
 
 # The tests' tensors are small: a second thread costs more in waiting than it computes, above all on a busy machine.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite store without runs; MLflow's migrations take seconds, so they run once for all tests."""
+    import mlflow
+    from mlflow import MlflowClient
+
+    database = tmp_path_factory.mktemp("store") / "mlflow.db"
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{database}")
+    MlflowClient().search_experiments()
+    mlflow.set_tracking_uri(before)
+    return database
+
+
+@pytest.fixture
+def store(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A tracking store of the test's own, in a folder that is also the working directory."""
+    import mlflow
+
+    for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")  # sets MLFLOW_TRACKING_URI too
+    yield tmp_path
+    mlflow.set_tracking_uri(before)

@@ -10,7 +10,7 @@ from robustlab.cli.app import app
 from robustlab.cli.progress import StudyDisplay, data_progress
 from robustlab.data import DataSet, data_directory, load_dataset
 from robustlab.study.conduct import FinishedStudy, conduct_study
-from robustlab.study.plan import StudyPlan, plan_study
+from robustlab.study.plan import ATTACK_NAMES, StudyPlan, plan_study
 from robustlab.study.store import check_store
 from robustlab.study.tables import results_table
 
@@ -38,7 +38,7 @@ def study(
         models=options.parse_list("models", models, str),
         sizes=options.parse_list("sizes", sizes, int),
         seeds=options.parse_list("seeds", seeds, int),
-        attacks=options.parse_list("attacks", attacks, str),
+        attacks=options.parse_list("attacks", attacks, str) or ATTACK_NAMES,
         attack_images=attack_images,
         train_budget=train_budget,
         epochs=options.parse_int("epochs", epochs),

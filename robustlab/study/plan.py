@@ -87,7 +87,7 @@ class StudyPlan:
         augmentation = variant.augmentation(self.dataset)
         return {
             "dataset_digest": self.dataset.digest,
-            "grid_sizes": ",".join(map(str, self.sizes)),
+            "grid.sizes": ",".join(map(str, self.sizes)),
             "augmentation": "none" if augmentation is None else _enabled(augmentation),
             "attacks": ",".join(self.attacks),
             "attack_images": self.attack_images,

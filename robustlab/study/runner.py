@@ -150,7 +150,7 @@ class _StudyRun:
         train_accuracy = correctly_classified(model, subset).double().mean().item()
         correct = correctly_classified(model, dataset.test)
         test_accuracy = correct.double().mean().item()
-        self.report(cell, "logging", 0, 1, training_work(plan, cell))
+        self.report(cell, "logging", 1, 1, training_work(plan, cell))
         with self.store.artifacts(run_id) as folder:
             save_checkpoint(
                 model, cell.model, dataset.image_shape, dataset.num_classes, folder / "checkpoint"

@@ -1,0 +1,160 @@
+"""Whatever the user gets wrong: one line on the error stream, exit status 2, nothing trained, nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from robustlab.cli import main
+
+
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """Run the command line, expect exit status 2 and one line; returns the line."""
+    status = main(arguments)
+    captured = capsys.readouterr()
+    assert status == 2, captured
+    lines = captured.err.strip().splitlines()
+    assert len(lines) == 1, captured.err
+    assert lines[0].startswith("robustlab: ")
+    assert "Traceback" not in captured.err
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["study", "--dataset", "imagenet"], "unknown data set 'imagenet'"),
+        (["study", "--dataset", "imagefolder:/nowhere"], "/nowhere"),
+        (["study", "--models", "vgg"], "unknown model 'vgg'"),
+        (["study", "--models", "resnet,resnet"], "more than once"),
+        (["study", "--attacks", "pgd"], "unknown attack 'pgd'"),
+        (["study", "--sizes", "15"], "not a multiple"),
+        (["study", "--sizes", "1000000"], "too large"),
+        (["study", "--sizes", "200,100"], "must rise"),
+        (["study", "--sizes", "100,100"], "more than once"),
+        (["study", "--sizes", "1e3"], "whole number"),
+        (["study", "--sizes", "100,,200"], "whole number"),
+        (["study", "--seeds", "a"], "whole number"),
+        (["study", "--seeds", "-1"], "seeds"),
+        (["study", "--epochs", "many"], "--epochs"),
+        (["study", "--epochs", "0"], "epochs must be at least 1"),
+        (["study", "--train-budget", "hours"], "unknown train budget"),
+        (["study", "--attack-images", "-3"], "attack_images"),
+        (["study", "--attack-images", "few"], "--attack-images"),
+        (["study", "--cw", "kappa=3"], "--cw has 'kappa=3'"),
+        (["study", "--cw", "learning_rate"], "name=value"),
+        (["study", "--cw", "learning_rate=fast"], "float"),
+        (["study", "--cw", "learning_rate=-1"], "learning_rate"),
+        (["study", "--cw", "learning_rate=nan"], "learning_rate"),
+        (["study", "--ifgsm", "steps=0"], "steps"),
+        (["study", "--ifgsm", "steps=3,steps=4"], "more than once"),
+        (["study", "--device", "tpu9"], "--device"),
+        (["study", "--device", "meta"], "--device"),
+        (["study", "--no-such-option", "1"], "--no-such-option"),
+        (["study", "--dataset"], "--dataset"),
+        (["studdy"], "studdy"),
+        ([], "command"),
+        (["attack"], "--model"),
+        (["attack", "--model", "models:/absent/1"], "cannot load the model"),
+        (["attack", "--model", "models:/absent/1", "--attacks", "x"], "--attacks"),
+        (["attack", "--model", "/nowhere", "--images", "-1"], "--images"),
+        (["attack", "--model", "no address at all"], "cannot load the model"),
+        (["report"], "no study"),
+        (["report", "--study", "absent'--"], "absent'--"),
+    ],
+)
+def test_one_line_and_status_2(
+    arguments: list[str], message: str, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each mistake is named with what was given, and no run is opened for it."""
+    assert message in refused(arguments, capsys)
+    assert mlflow.search_runs(search_all_experiments=True, output_format="list") == []
+    assert not list(store.glob("results*"))
+
+
+def test_missing_files_are_named_with_their_place(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a network the user learns which file to put where."""
+    line = refused(
+        ["study", "--dataset", "mnist", "--no-download", "--data-dir", str(store / "data")], capsys
+    )
+    assert "train-images-idx3-ubyte.gz" in line
+    assert str(store / "data") in line
+
+
+@pytest.fixture
+def silent_server() -> Iterator[str]:
+    """A server that takes connections and never answers."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        stop = threading.Event()
+        listener.settimeout(0.2)
+        held = []
+
+        def hold() -> None:
+            while not stop.is_set():
+                try:
+                    held.append(listener.accept()[0])
+                except TimeoutError:
+                    continue
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        stop.set()
+        thread.join()
+        for connection in held:
+            connection.close()
+
+
+def test_a_server_that_is_not_there(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A refused connection is said at once, with the address, before any training."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{unused.getsockname()[1]}"
+    mlflow.set_tracking_uri(address)
+    line = refused(["study", "--models", "perceptron"], capsys)
+    assert address in line
+    assert "MLFLOW_TRACKING_URI" in line
+
+
+def test_a_server_that_never_answers(
+    silent_server: str, store: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that hangs is given up on after the time that the user's settings allow."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    mlflow.set_tracking_uri(silent_server)
+    assert silent_server in refused(["study", "--models", "perceptron"], capsys)
+    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "1"
+    assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
+
+
+def test_an_unwritable_store(
+    store: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store without write permission is named (access is asked for by a stand-in: root may write anywhere)."""
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert "cannot write" in refused(["study", "--models", "perceptron"], capsys)
+
+
+def test_a_store_in_a_folder_that_is_not_there(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """MLflow's ten attempts to open such a database are not waited for."""
+    mlflow.set_tracking_uri(f"sqlite:///{store}/absent/mlflow.db")
+    assert "cannot write" in refused(["study", "--models", "perceptron"], capsys)
+
+
+def test_a_report_folder_that_cannot_be_written(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file where the folder should be is an input error, found after the study was read."""
+    assert main(["train", "--models", "perceptron", "--sizes", "100", "--epochs", "1"]) == 0
+    run = mlflow.search_runs(
+        search_all_experiments=True, output_format="list", filter_string="tags.`robustlab.kind` = 'train'"
+    )[0]
+    capsys.readouterr()
+    (store / "taken").write_text("a file")
+    assert "--out" in refused(["report", "--study", run.info.run_id, "--out", "taken"], capsys)

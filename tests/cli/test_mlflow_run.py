@@ -1,0 +1,169 @@
+"""`mlflow run` as users type it: real processes, from this checkout, from a changed clone, from a git address."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import mlflow
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+PROJECT = Path(__file__).resolve().parents[2]
+SMALL = {
+    "models": "perceptron,resnet+aug",
+    "sizes": "100,200",
+    "epochs": "3",
+    "attack_images": "6",
+    "cw": "max_iterations=30",
+    "ifgsm": "steps=5",
+}
+
+
+def mlflow_run(project: str | Path, store: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run ``mlflow run`` in a process of its own, with the interpreter that runs the tests."""
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [sys.executable, "-m", "mlflow", "run", str(project), "--env-manager=local", *arguments]
+    return subprocess.run(
+        command, cwd=store, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def parameters(values: dict[str, str]) -> list[str]:
+    """The values as -P options."""
+    return [part for key, value in values.items() for part in ("-P", f"{key}={value}")]
+
+
+def only_run(kind: str) -> Run:
+    """The one run of that kind."""
+    runs = mlflow.search_runs(
+        search_all_experiments=True, output_format="list", filter_string=f"tags.`robustlab.kind` = '{kind}'"
+    )
+    assert len(runs) == 1
+    return runs[0]
+
+
+def tracked_copy(destination: Path) -> Path:
+    """The project's files without environments and caches."""
+    ignored = shutil.ignore_patterns(
+        ".git", ".venv", "__pycache__", ".*_cache", "mlruns", "mlflow.db*", ".hypothesis"
+    )
+    return Path(shutil.copytree(PROJECT, destination, ignore=ignored))
+
+
+def test_study_then_report_then_attack(store: Path) -> None:
+    """The study's own run is the one that MLflow made; its results can be reported and its models attacked."""
+    done = mlflow_run(PROJECT, store, "--experiment-name", "mine", *parameters(SMALL))
+    assert done.returncode == 0, done.stderr
+    for line in ("cells 1/4 done", "resnet+aug", "study.png", "mlflow ui --backend-store-uri sqlite:///"):
+        assert line in done.stdout
+    study = only_run("study")
+    client = MlflowClient()
+    assert client.get_experiment(study.info.experiment_id).name == "mine"
+    assert study.data.params["models"] == SMALL["models"]
+    assert study.data.params["grid.sizes"] == "100,200"
+    assert study.data.tags["robustlab.code"] == str(PROJECT / "robustlab")
+    cells = client.search_runs([study.info.experiment_id], f"tags.`robustlab.study` = '{study.info.run_id}'")
+    assert len(cells) == 4
+    assert all(cell.data.metrics["l2_success_rate"] == 1.0 for cell in cells)
+
+    report = mlflow_run(PROJECT, store, "-e", "report", "-P", f"out={store}/again")
+    assert report.returncode == 0, report.stderr
+    assert (store / "again" / "study.png").stat().st_size > 10_000
+    original = Path(study.info.artifact_uri.removeprefix("file://")) / "results.csv"
+    assert sorted((store / "again" / "results.csv").read_text().split()) == sorted(
+        original.read_text().split()
+    )
+
+    model = "models:/digits-resnet-aug/2"
+    attack = mlflow_run(PROJECT, store, "-e", "attack", *parameters({"model": model, "images": "4"}))
+    assert attack.returncode == 0, attack.stderr
+    assert "linf" in attack.stdout
+    assert only_run("attack").data.metrics["l2_success_rate"] == 1.0
+
+
+def test_linear_and_train(store: Path) -> None:
+    """The small verbs log one run each."""
+    linear = mlflow_run(PROJECT, store, "-e", "linear")
+    assert linear.returncode == 0, linear.stderr
+    run = only_run("linear")
+    assert round(run.data.metrics["M1.mse"], 4) == 0.0450
+    assert round(run.data.metrics["M2.mse"], 4) == 0.0396
+    train = mlflow_run(PROJECT, store, "-e", "train", *parameters({"models": "perceptron", "epochs": "1"}))
+    assert train.returncode == 0, train.stderr
+    assert only_run("cell").data.params["train_size"] == "1200"
+
+
+def test_a_changed_clone_runs_its_own_code_and_kernels(store: Path) -> None:
+    """Though another copy is installed, what lies beside MLproject runs, kernels included."""
+    clone = tracked_copy(store / "clone")
+    version = clone / "robustlab" / "__init__.py"
+    version.write_text(version.read_text().replace('__version__ = "', '__version__ = "9.'))
+    kernels = clone / "kernels" / "robustlab_kernels" / "__init__.py"
+    kernels.write_text(kernels.read_text() + '\nprint("these are the kernels of the clone")\n')
+    done = mlflow_run(clone, store, *parameters({**SMALL, "models": "perceptron", "sizes": "100"}))
+    assert done.returncode == 0, done.stderr
+    assert "these are the kernels of the clone" in done.stdout
+    tags = only_run("study").data.tags
+    assert tags["robustlab.version"].startswith("9.")
+    assert tags["robustlab.code"] == str(clone / "robustlab")
+
+
+def test_bad_parameters_fail_the_run_in_one_line(store: Path) -> None:
+    """MLflow's own run is marked as failed and holds nothing else."""
+    done = mlflow_run(PROJECT, store, "-P", "models=vgg; touch injected", "-P", "sizes=$(touch injected)")
+    assert done.returncode != 0
+    assert (
+        "robustlab: unknown model 'vgg; touch injected'" in done.stderr or "robustlab: --sizes" in done.stderr
+    )
+    assert "Traceback" not in done.stderr.split("robustlab:")[1].split("mlflow.cli")[0]
+    assert not list(store.rglob("injected"))
+    assert not (PROJECT / "injected").exists()
+    runs = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    assert [run.info.status for run in runs] == ["FAILED"]
+
+
+@contextmanager
+def git_server(repository: Path) -> Iterator[str]:
+    """Serve a repository at a git:// address of this machine."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = ["git", "daemon", "--export-all", f"--base-path={repository.parent}", "--listen=127.0.0.1"]
+    server = subprocess.Popen([*command, f"--port={port}"], stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(100):
+            with socket.socket() as client:
+                if client.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.1)
+        yield f"git://127.0.0.1:{port}/{repository.name}"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def test_a_git_address(store: Path) -> None:
+    """MLflow fetches the project itself and the fetched code runs."""
+    clone = tracked_copy(store / "source")
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@example.invalid", "-C", str(clone)]
+    for arguments in (["init", "-q", "-b", "main"], ["add", "-A"], ["commit", "-q", "-m", "all"]):
+        subprocess.run([*git, *arguments], check=True)
+    with git_server(clone) as address:
+        done = mlflow_run(address, store, *parameters({**SMALL, "models": "perceptron", "sizes": "100"}))
+    assert done.returncode == 0, done.stderr
+    code = only_run("study").data.tags["robustlab.code"]
+    assert not code.startswith(str(PROJECT))
+    assert "mlflow.source.git.commit" in only_run("cell").data.tags

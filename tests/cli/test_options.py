@@ -1,0 +1,47 @@
+"""Options become values, and say what they mean."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+
+from robustlab.attacks import IFGSM, CarliniWagnerL2
+from robustlab.cli import main, options
+
+
+def test_auto_and_empty_leave_the_choice_to_us() -> None:
+    """MLflow hands an empty text over where a parameter is empty."""
+    for text in ("auto", "AUTO", "", " "):
+        assert options.parse_list("sizes", text, int) == []
+        assert options.parse_int("epochs", text) is None
+        assert options.parse_data_dir(text) is None
+        assert options.parse_device(text) is None
+        assert options.parse_constants("cw", text, CarliniWagnerL2) == CarliniWagnerL2()
+
+
+def test_lists_take_spaces() -> None:
+    """`1000, 5000` is what people type."""
+    assert options.parse_list("sizes", "1000, 5000", int) == [1000, 5000]
+
+
+def test_constants_are_set_by_name() -> None:
+    """Each value gets its field's type, the others keep their defaults."""
+    constants = options.parse_constants("ifgsm", "steps=7", IFGSM)
+    assert constants == IFGSM(steps=7)
+
+
+@pytest.mark.parametrize("verb", ["study", "train", "attack", "report", "linear", "models"])
+def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--help` exits with 0 and says what the verb does."""
+    assert main([verb, "--help"]) == 0
+    assert f"robustlab {verb}" in capsys.readouterr().out
+
+
+def test_help_explains_every_constant_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+    """The attack's own dataclass is the one truth for its options."""
+    assert main(["study", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for constants in (CarliniWagnerL2, IFGSM):
+        for field in fields(constants):
+            assert f"{field.name}={field.default}" in text
