@@ -34,7 +34,9 @@ def subset_of(digits: DataSet, size: int) -> LabelledImages:
     return LabelledImages(digits.train.images[indices], digits.train.labels[indices])
 
 
-def weights_after_training(digits: DataSet, seed: int, augmentation: Augmentation | None = None) -> torch.Tensor:
+def weights_after_training(
+    digits: DataSet, seed: int, augmentation: Augmentation | None = None
+) -> torch.Tensor:
     """All weights and buffers of a ResNet after two epochs."""
     subset = subset_of(digits, 100)
     model = initial_model("resnet", digits, subset, seed)
