@@ -60,6 +60,7 @@ def conduct_study(
     with parent_run(name, tags, _description(plan)) as run:
         store = StudyStore(run)
         store.log_params(store.parent_run_id, _grid_params(plan))
+        store.check_artifacts()
         outcome = run_study(plan, store, on_progress)
         _log_curves(store, plan, outcome.results)
         if outcome.failures:

@@ -234,6 +234,7 @@ class _StudyRun:
                 attack_s=attacked.attack_s,
             )
         )
+        self.report(cell, "logging", 1, 1, work)
 
     def fail(self, cell: Cell, run_id: str, reason: str) -> None:
         self.store.fail_cell(run_id, reason)

@@ -8,11 +8,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import distributions
 from pathlib import Path
 
 import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID
 
 from robustlab.errors import InputError
@@ -162,6 +164,23 @@ class StudyStore:
         with tempfile.TemporaryDirectory(prefix="robustlab-") as folder:
             yield Path(folder)
             self.client.log_artifacts(run_id, folder, artifact_path)
+
+    def check_artifacts(self) -> None:
+        """Log the packages in use to the parent run: useful later, and the proof that artifacts can be written.
+
+        Raises:
+            InputError: they cannot; said before any training instead of after the first cell.
+        """
+        packages = sorted(f"{found.name}=={found.version}" for found in distributions() if found.name)
+        try:
+            with self.artifacts(self.parent_run_id) as folder:
+                (folder / "packages.txt").write_text("\n".join(dict.fromkeys(packages)) + "\n")
+        except (OSError, MlflowException) as error:
+            place = self.client.get_run(self.parent_run_id).info.artifact_uri
+            raise InputError(
+                f"cannot write artifacts to {place} ({type(error).__name__}: {str(error).splitlines()[0][:200]}); "
+                "make it writable or choose another experiment or MLFLOW_TRACKING_URI"
+            ) from error
 
     def finish_cell(self, run_id: str) -> None:
         """Mark the cell's run as finished."""

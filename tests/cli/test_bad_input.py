@@ -149,6 +149,19 @@ def test_a_store_in_a_folder_that_is_not_there(store: Path, capsys: pytest.Captu
     assert "cannot write" in refused(["study", "--models", "perceptron"], capsys)
 
 
+def test_artifacts_that_cannot_be_written(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A place for artifacts that takes none is found before the first cell is trained."""
+    (store / "taken").write_text("a file")
+    experiment = mlflow.create_experiment("broken", artifact_location=f"{store}/taken/artifacts")
+    os.environ["MLFLOW_EXPERIMENT_ID"] = experiment
+    try:
+        assert "cannot write artifacts" in refused(["study", "--models", "perceptron"], capsys)
+    finally:
+        del os.environ["MLFLOW_EXPERIMENT_ID"]
+    runs = mlflow.search_runs([experiment], output_format="list")
+    assert [run.info.status for run in runs] == ["FAILED"]
+
+
 def test_a_report_folder_that_cannot_be_written(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A file where the folder should be is an input error, found after the study was read."""
     assert main(["train", "--models", "perceptron", "--sizes", "100", "--epochs", "1"]) == 0
