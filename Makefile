@@ -12,6 +12,7 @@ help:
 	@echo "make test       all tests that need no GPU and no network"
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make check      linters, types, import rules; never edits"
+	@echo "make bench      attack libraries side by side (hours; BENCH=--quick: minutes; benchmarks/README.md)"
 	@echo "make setup      only make the environment ($(VENV))"
 
 setup: $(READY)
@@ -37,6 +38,15 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	PYTHONPATH=.:kernels $(BIN)/lint-imports
+
+bench: $(VENV)/.bench-ready
+	PYTHONPATH=.:kernels OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.attacks $(BENCH)
+
+# The last two ask for packages that do not build any more or are years old; what they need is in the extra.
+$(VENV)/.bench-ready: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps adv-lib torchattacks
+	@touch $@
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

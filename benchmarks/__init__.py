@@ -1,0 +1,1 @@
+"""Measurements that are not tests: attack libraries side by side. See README.md beside this file."""
