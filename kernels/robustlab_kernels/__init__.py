@@ -7,7 +7,8 @@ batch, change the tensors they name in place, and never let one image see anothe
 from robustlab_kernels.cw_step import cw_step
 from robustlab_kernels.ifgsm_step import ifgsm_step
 from robustlab_kernels.margin import Margin, margin
+from robustlab_kernels.ray_step import ray_step
 from robustlab_kernels.search_update import search_update
 from robustlab_kernels.track_best import track_best
 
-__all__ = ["Margin", "cw_step", "ifgsm_step", "margin", "search_update", "track_best"]
+__all__ = ["Margin", "cw_step", "ifgsm_step", "margin", "ray_step", "search_update", "track_best"]

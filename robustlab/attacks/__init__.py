@@ -9,19 +9,29 @@ on the other images of the batch.
 """
 
 from robustlab.attacks.attacked_model import PreflightWarning
-from robustlab.attacks.carlini_wagner import CarliniWagnerL2, carlini_wagner_l2
+from robustlab.attacks.carlini_wagner import carlini_wagner_l2
+from robustlab.attacks.carlini_wagner_constants import CarliniWagnerL2
 from robustlab.attacks.constants import Constants
+from robustlab.attacks.ddn import DDN, ddn
+from robustlab.attacks.fmn import FMN, fmn
 from robustlab.attacks.ifgsm import IFGSM, ifgsm
 from robustlab.attacks.result import AttackResult
+from robustlab.attacks.turning_ray import TurningRayL2, turning_ray_l2
 from robustlab.attacks.until_found import attack_until_found
 
 __all__ = [
+    "DDN",
+    "FMN",
     "IFGSM",
     "AttackResult",
     "CarliniWagnerL2",
     "Constants",
     "PreflightWarning",
+    "TurningRayL2",
     "attack_until_found",
     "carlini_wagner_l2",
+    "ddn",
+    "fmn",
     "ifgsm",
+    "turning_ray_l2",
 ]

@@ -10,6 +10,7 @@ import torch
 from robustlab_kernels import Margin, margin
 from torch import Tensor, nn
 
+from robustlab.attacks.folding import faster_copy
 from robustlab.errors import InputError
 from robustlab.shapes import Float, Int
 
@@ -25,30 +26,82 @@ class AttackedModel:
     the gradient enters at the logits in closed form, so nothing is differentiated but the model itself.
     """
 
-    def __init__(self, model: nn.Module, targeted: bool) -> None:
+    def __init__(self, model: nn.Module, fast: nn.Module, targeted: bool) -> None:
         self.model = model
+        self.fast = fast
         self.targeted = targeted
+
+    def as_given(self, images: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch classes"]:
+        """One forward pass of the model as the user gave it, for the verdict."""
+        with torch.no_grad():
+            return _checked_logits(self.model(images), images)
 
     def logits(self, images: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch classes"]:
         """One forward pass, no gradient."""
         with torch.no_grad():
-            return _checked_logits(self.model(images), images)
+            return _checked_logits(self.fast(images), images)
 
     def margin_gradient(
-        self, images: Float[Tensor, "batch ..."], labels: Int[Tensor, " batch"]
+        self, images: Float[Tensor, "batch ..."], labels: Int[Tensor, " batch"], *, soft: bool = False
     ) -> tuple[Float[Tensor, "batch classes"], Margin, Float[Tensor, "batch ..."]]:
-        """One forward pass and one input gradient: logits, margin (negative: adversarial), its gradient."""
+        """One forward pass and one input gradient: logits, margin (negative: adversarial), its gradient.
+
+        With ``soft`` the gradient is the cross-entropy's direction (see :func:`robustlab_kernels.margin`).
+        """
         with torch.enable_grad():
             images = images.detach().requires_grad_()
-            logits = _checked_logits(self.model(images), images)
+            logits = _checked_logits(self.fast(images), images)
         detached = logits.detach()
-        margins = margin(detached, labels, targeted=self.targeted)
-        if not logits.requires_grad:  # the logits do not depend on the image at all
-            return detached, margins, torch.zeros_like(images)
-        (gradient,) = torch.autograd.grad(logits, images, margins.gradient, allow_unused=True)
-        if gradient is None:
-            gradient = torch.zeros_like(images)
-        return detached, margins, gradient
+        margins = margin(detached, labels, targeted=self.targeted, soft=soft)
+        return detached, margins, self._back(logits, images, margins.gradient)
+
+    def rival_gradients(
+        self, images: Float[Tensor, "batch ..."], labels: Int[Tensor, " batch"], count: int
+    ) -> tuple[
+        Float[Tensor, "batch classes"], Int[Tensor, "batch rivals"], Float[Tensor, "rivals batch ..."]
+    ]:
+        """One forward pass and ``count`` input gradients: of the margins to the highest other classes.
+
+        Returns the logits, those classes (B, K), highest first, and the gradients (K, B, ...). Targeted, the
+        margin counts the other way round. K is smaller where the model has fewer classes.
+        """
+        with torch.enable_grad():
+            images = images.detach().requires_grad_()
+            logits = _checked_logits(self.fast(images), images)
+        detached = logits.detach()
+        count = min(count, logits.shape[1] - 1)
+        others = detached.scatter(1, labels[:, None], -torch.inf)
+        rivals = others.topk(count, dim=1).indices
+        gradients = []
+        for k in range(count):
+            downstream = self.pair_gradient(detached, labels, rivals[:, k])
+            gradients.append(self._back(logits, images, downstream, last=k == count - 1))
+        return detached, rivals, torch.stack(gradients)
+
+    def rival_gradient(
+        self, images: Float[Tensor, "batch ..."], labels: Int[Tensor, " batch"], rivals: Int[Tensor, " batch"]
+    ) -> tuple[Float[Tensor, "batch classes"], Float[Tensor, "batch ..."]]:
+        """One forward pass and one input gradient: logits, and the gradient of the margin to a given class."""
+        with torch.enable_grad():
+            images = images.detach().requires_grad_()
+            logits = _checked_logits(self.fast(images), images)
+        downstream = self.pair_gradient(logits.detach(), labels, rivals)
+        return logits.detach(), self._back(logits, images, downstream)
+
+    def pair_gradient(self, logits: Tensor, labels: Tensor, rivals: Tensor) -> Tensor:
+        """d (z_label - z_rival) / d z, its negative when targeted."""
+        sign = -1.0 if self.targeted else 1.0
+        return torch.zeros_like(logits).scatter_(1, rivals[:, None], -sign).scatter_(1, labels[:, None], sign)
+
+    @staticmethod
+    def _back(logits: Tensor, images: Tensor, downstream: Tensor, last: bool = True) -> Tensor:
+        """From the logits back to the image; zero where the logits do not depend on it."""
+        if not logits.requires_grad:
+            return torch.zeros_like(images)
+        (gradient,) = torch.autograd.grad(
+            logits, images, downstream, allow_unused=True, retain_graph=not last
+        )
+        return torch.zeros_like(images) if gradient is None else gradient
 
 
 def _checked_logits(logits: Tensor, images: Tensor) -> Tensor:
@@ -60,7 +113,9 @@ def _checked_logits(logits: Tensor, images: Tensor) -> Tensor:
 
 
 @contextmanager
-def attacked(model: nn.Module, *, targeted: bool) -> Iterator[AttackedModel]:
+def attacked(
+    model: nn.Module, inputs: Float[Tensor, "batch ..."], *, targeted: bool
+) -> Iterator[AttackedModel]:
     """Put ``model`` in evaluation mode, restore each module's own flag afterwards, also after an exception.
 
     Warns with PreflightWarning where a module was in training mode. Parameters, their ``requires_grad`` and
@@ -79,7 +134,8 @@ def attacked(model: nn.Module, *, targeted: bool) -> Iterator[AttackedModel]:
             module.training = False
         # Outside inference mode: gradients are needed whatever the caller's context is.
         with torch.inference_mode(False):
-            yield AttackedModel(model, targeted)
+            fast = faster_copy(model, inputs[:4].clone())
+            yield AttackedModel(model, fast, targeted)
     finally:
         for module in training:
             module.training = True

@@ -5,57 +5,97 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from robustlab_kernels import ifgsm_step, search_update, track_best
+from robustlab_kernels import ifgsm_step
 from torch import Tensor, nn
 
 from robustlab.attacks.attacked_model import AttackedModel
 from robustlab.attacks.constants import Constants, constant
-from robustlab.attacks.engine import (
-    Clean,
-    Progress,
-    Searches,
-    is_adversarial,
-    linf_norm,
-    new_searches,
-    run_searches,
-)
+from robustlab.attacks.engine import Progress, run_searches
 from robustlab.attacks.result import AttackResult
+from robustlab.attacks.searches import Clean, Searches, cosine_decay, new_searches, take_pass
 from robustlab.shapes import Float, Int
+
+_MOST_PASSES = 1_000_000
 
 
 @dataclass(frozen=True)
 class IFGSM(Constants):
-    """Constants of :func:`ifgsm`."""
+    """Constants of :func:`ifgsm`; chosen on images other than those reported (docs/attacks.md)."""
 
-    steps: int = constant(
-        10, "signed steps of eps / steps at each eps", unit="passes", low=1, high=10_000, tunable=True
+    passes: int = constant(
+        50,
+        "passes of an image; four times as many until one succeeds",
+        unit="passes",
+        low=1,
+        high=_MOST_PASSES,
     )
-    search_steps: int = constant(20, "at most so many values of eps are tried", low=1, high=1_000)
-    tolerance: float = constant(
-        0.01, "stop when eps is known to this share of itself", low=1e-6, high=0.5, log=True, tunable=True
+    steps: int = constant(
+        4, "signed steps at one eps before it counts as failed", low=1, high=10_000, tunable=True
+    )
+    step_size: float = constant(
+        0.5, "first signed step as a share of eps", low=1e-3, high=10.0, log=True, tunable=True
+    )
+    final_step_size: float = constant(
+        0.02,
+        "signed step as a share of eps at the last pass (geometric in a cosine)",
+        low=1e-5,
+        high=10.0,
+        log=True,
+        tunable=True,
+    )
+    first_epsilon: float = constant(
+        1.5,
+        "first eps, as a multiple of the linearised distance",
+        low=0.1,
+        high=100.0,
+        log=True,
+        tunable=True,
     )
     growth: float = constant(
         2.0, "factor on eps until one succeeds", low=1.01, high=100.0, log=True, tunable=True
     )
+    shrink: float = constant(
+        0.22,
+        "the next eps lies by this share below the smallest success",
+        low=1e-4,
+        high=0.9,
+        log=True,
+        tunable=True,
+    )
+    narrowing: float = constant(
+        0.7, "factor on that share when an eps fails (0.5: bisection)", low=0.1, high=0.99, tunable=True
+    )
+    tolerance: float = constant(
+        0.002,
+        "an image is done when the share is below this: eps is known as well",
+        low=1e-9,
+        high=0.5,
+        log=True,
+    )
+    loss: str = constant(
+        "cross_entropy", "what the steps ascend: J of the paper, or the negative margin",
+        choices=("cross_entropy", "margin"),
+    )  # fmt: skip
 
     def widened(self) -> IFGSM:
-        """Four times the steps, twice the values of eps."""
+        """Four times the passes, twice the steps at each eps, steps half as long."""
         return replace(
-            self, steps=min(4 * self.steps, 10_000), search_steps=min(2 * self.search_steps, 1_000)
+            self,
+            passes=min(4 * self.passes, _MOST_PASSES),
+            steps=min(2 * self.steps, 10_000),
+            step_size=max(self.step_size / 2, 1e-3),
+            final_step_size=max(self.final_step_size / 2, 1e-5),
         )
 
 
 @dataclass
 class _IFGSMSearches(Searches):
-    """``epsilon`` is tried; ``low`` failed, ``high`` succeeded; ``step`` of this try, ``tries`` so far."""
+    """``epsilon`` is tried, by ``share`` below the best; ``tried`` steps were made; ``stuck``: the last did nothing."""
 
-    adv_inputs: Tensor
-    clean_gradient: Tensor
     epsilon: Tensor
-    low: Tensor
-    high: Tensor
-    step: Tensor
-    tries: Tensor
+    share: Tensor
+    tried: Tensor
+    stuck: Tensor
 
 
 def ifgsm(
@@ -69,10 +109,10 @@ def ifgsm(
 ) -> AttackResult:
     """Iterative FGSM with the smallest eps that succeeds, found per image.
 
-    Source: Kurakin et al. 2017 (arXiv:1607.02533), section 2.2, x <- clip(x + (eps / T) sgn grad J), with J
-    the negative margin of the logits (whose gradient does not vanish where the model is sure); eps by
-    bracketing from the first-order estimate margin / ||gradient||_1, then bisection. A try ends at its first
-    adversarial image, which counts at its measured Linf.
+    Source: Kurakin et al. 2017 (arXiv:1607.02533), section 2.2: x <- clip(x + alpha sgn grad J) to the eps ball
+    and the box. eps is bracketed from the linearised distance margin / ||gradient||_1, then narrowed: each eps
+    starts from the last one's image; a success counts at its measured Linf and ends the try at once, an eps that
+    fails for ``steps`` steps halves (``narrowing``) the distance that is tried next.
 
     Args:
         model: returns logits (B, N); left as it was found.
@@ -89,59 +129,56 @@ def ifgsm(
 
     def start(_model: AttackedModel, clean: Clean) -> _IFGSMSearches:
         slope = clean.gradient.flatten(1).abs().sum(dim=1)
-        # 1.01: just beyond the linearised boundary. An image without a gradient soon outgrows its value.
-        epsilon = (1.01 * clean.margin.abs() / slope).nan_to_num(nan=1.0, posinf=1.0).clamp(1e-6, 1.0)
+        linearised = (clean.margin.abs() / slope).nan_to_num(nan=1.0, posinf=1.0)
         searches = _IFGSMSearches(
             **new_searches(clean),
-            adv_inputs=clean.inputs.clone(),
-            clean_gradient=clean.gradient,
-            epsilon=epsilon,
-            low=torch.zeros_like(epsilon),
-            high=torch.full_like(epsilon, torch.inf),
-            step=torch.zeros_like(clean.labels),
-            tries=torch.zeros_like(clean.labels),
+            epsilon=(constants.first_epsilon * linearised).clamp(1e-6, 1.0),
+            share=torch.full_like(clean.margin, constants.shrink),
+            tried=torch.zeros_like(clean.labels),
+            stuck=torch.zeros_like(clean.labels, dtype=torch.bool),
         )
-        _take_step(searches, searches.clean_gradient, constants, torch.ones_like(searches.done))
+        _take_step(searches, clean.gradient, constants)
         return searches
 
     def advance(attacked_model: AttackedModel, searches: _IFGSMSearches) -> None:
-        active = ~searches.done
-        logits, margins, gradient = attacked_model.margin_gradient(searches.adv_inputs, searches.labels)
-        searches.forwards += active
-        searches.backwards += active
-        adversarial = active & is_adversarial(logits, margins.value)
-        distance = linf_norm(searches.adv_inputs - searches.inputs)
-        track_best(searches.best, searches.best_distance, searches.adv_inputs, distance, adversarial)
-        # A try ends with a success or its last step; the next begins at the clean image, gradient known.
-        ended = active & (adversarial | (searches.step == constants.steps))
-        outgrown = ended & ~adversarial & (searches.epsilon >= 1)
-        measured = torch.where(adversarial, distance, searches.epsilon)
-        searches.epsilon.copy_(torch.where(ended, measured, searches.epsilon))
-        search_update(searches.epsilon, searches.low, searches.high, adversarial, ended, constants.growth)
-        searches.epsilon.clamp_(max=1.0)
-        searches.tries += ended
-        known = searches.low >= (1 - constants.tolerance) * searches.high
-        searches.done |= ended & (known | outgrown | (searches.tries == constants.search_steps))
-        searches.step.masked_fill_(ended, 0)
-        per_image = (-1,) + (1,) * (gradient.dim() - 1)
-        searches.adv_inputs.copy_(torch.where(ended.view(per_image), searches.inputs, searches.adv_inputs))
-        gradient = torch.where(ended.view(per_image), searches.clean_gradient, gradient)
-        _take_step(searches, gradient, constants, active)
+        seen = take_pass(attacked_model, searches, "linf", soft=constants.loss == "cross_entropy")
+        found = searches.best_distance < torch.inf
+        failed = seen.active & ~seen.adversarial & ((searches.tried == constants.steps) | searches.stuck)
+        ended = failed | seen.adversarial
+        outgrown = failed & ~found & (searches.epsilon >= 1)
+
+        searches.share *= torch.where(failed & found, constants.narrowing, 1.0)
+        below_best = searches.best_distance * (1 - searches.share)
+        chosen = torch.where(found, below_best, constants.growth * searches.epsilon).clamp(max=1)
+        searches.epsilon.copy_(torch.where(ended, chosen, searches.epsilon))
+        searches.tried.masked_fill_(ended, 0)
+
+        limit = torch.where(found, constants.passes, 4 * constants.passes)
+        known = found & (searches.share < constants.tolerance)
+        searches.done |= seen.active & (outgrown | known | (searches.step >= limit))
+        _take_step(searches, seen.gradient, constants)
 
     return run_searches(
         model,
         inputs,
         labels,
         targeted=targeted,
-        norm=linf_norm,
+        norm="linf",
         start=start,
         advance=advance,
         on_progress=on_progress,
     )
 
 
-def _take_step(searches: _IFGSMSearches, gradient: Tensor, constants: IFGSM, active: Tensor) -> None:
-    """One signed step of eps / steps down the margin."""
-    step_size = searches.epsilon / constants.steps
+def _take_step(searches: _IFGSMSearches, gradient: Tensor, constants: IFGSM) -> None:
+    """One signed step from the last image, clipped to the present eps."""
+    step = searches.step.clamp(max=constants.passes)
+    decay = cosine_decay(step, constants.passes, 1.0, 0.0, searches.epsilon.dtype)
+    last = constants.final_step_size
+    step_size = searches.epsilon * last * (constants.step_size / last) ** decay
+    before = searches.adv_inputs.clone()
+    active = ~searches.done
     ifgsm_step(searches.adv_inputs, searches.inputs, gradient, step_size, searches.epsilon, active)
+    searches.stuck.copy_((searches.adv_inputs == before).flatten(1).all(dim=1))
     searches.step += active
+    searches.tried += active

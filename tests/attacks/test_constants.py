@@ -6,10 +6,12 @@ from dataclasses import fields, replace
 
 import pytest
 
-from robustlab.attacks import IFGSM, CarliniWagnerL2, Constants
+from robustlab.attacks import DDN, FMN, IFGSM, CarliniWagnerL2, Constants, TurningRayL2
 from robustlab.errors import InputError
 
-every_class = pytest.mark.parametrize("constants", [CarliniWagnerL2(), CarliniWagnerL2.classic(), IFGSM()])
+every_class = pytest.mark.parametrize(
+    "constants", [CarliniWagnerL2(), CarliniWagnerL2.classic(), TurningRayL2(), DDN(), FMN(), IFGSM()]
+)
 
 
 @every_class

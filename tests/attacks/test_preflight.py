@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from robustlab.attacks import IFGSM, PreflightWarning, ifgsm
 
-QUICK = IFGSM(steps=1, search_steps=1)
+QUICK = IFGSM(passes=1)
 
 
 def test_softmax_outputs(tiny_cnn: nn.Module, tiny_images: Tensor) -> None:

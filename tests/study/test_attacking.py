@@ -60,7 +60,7 @@ def test_a_missed_image_leaves_no_mean() -> None:
             )
 
     inputs = torch.rand(3, 1, 2, 2)
-    few = {"ifgsm": IFGSM(search_steps=2), "cw": CarliniWagnerL2(max_iterations=5, binary_search_steps=2)}
+    few = {"ifgsm": IFGSM(passes=2), "cw": CarliniWagnerL2(max_iterations=5, binary_search_steps=2)}
     import warnings
 
     with warnings.catch_warnings():

@@ -1,0 +1,87 @@
+"""The constants of Carlini and Wagner's attack, each with its reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from robustlab.attacks.constants import Constants, constant
+
+
+@dataclass(frozen=True)
+class CarliniWagnerL2(Constants):
+    """Constants of :func:`robustlab.attacks.carlini_wagner_l2`; ``classic()`` gives the published ones."""
+
+    warm_steps: int = constant(
+        37,
+        "steps of the turning-ray attack whose image each try starts from (0: the clean image)",
+        unit="passes",
+        low=0,
+        high=10_000,
+    )
+    binary_search_steps: int = constant(2, "values of c tried per image at most", low=1, high=100)
+    max_iterations: int = constant(120, "Adam steps at each c", unit="passes", low=1, high=1_000_000)
+    learning_rate: float = constant(
+        0.2, "Adam's first step size", unit="w", low=1e-5, high=10.0, log=True, tunable=True
+    )
+    final_learning_rate: float = constant(
+        0.02,
+        "the last step size as a share of the first (cosine decay; 1: constant)",
+        low=1e-4,
+        high=1.0,
+        log=True,
+        tunable=True,
+    )
+    initial_const: float = constant(
+        3.0, "first c; with first_order_const a factor on the estimate", low=1e-9, high=1e9, log=True
+    )
+    first_order_const: bool = constant(
+        True, "estimate the first c per image from its margin and gradient, exact for a linear model"
+    )
+    const_growth: float = constant(4.0, "factor on c until one succeeds", low=1.01, high=1e3, log=True)
+    search_tolerance: float = constant(
+        0.001,
+        "an image is done when a try improved its distance by less than this share (0: never)",
+        low=0.0,
+        high=0.5,
+    )
+    stall_tolerance: float = constant(
+        0.0,
+        "a try ends when a tenth of its iterations lowers the loss by less than this share (0: never)",
+        low=0.0,
+        high=0.5,
+    )
+    inside: float = constant(
+        0.999,
+        "scale on 2 x - 1 before arctanh: a try starts so far inside the box, where tanh has a slope",
+        low=0.5,
+        high=0.9999999,
+        tunable=True,
+    )
+    confidence: float = constant(0.0, "kappa, the margin aimed at", unit="logits", low=0.0, high=1e6)  # fmt: skip
+
+    @classmethod
+    def classic(cls) -> CarliniWagnerL2:
+        """The published constants (Carlini and Wagner 2017; their code nn_robust_attacks/l2_attack.py)."""
+        return cls(
+            warm_steps=0,
+            binary_search_steps=9,
+            max_iterations=1_000,
+            learning_rate=0.01,
+            final_learning_rate=1.0,
+            initial_const=1e-3,
+            first_order_const=False,
+            const_growth=10.0,
+            search_tolerance=0.0,
+            stall_tolerance=1e-4,
+            inside=0.999999,
+        )
+
+    def widened(self) -> CarliniWagnerL2:
+        """Twice the values of c, four times the steps, a first c ten times as large."""
+        return replace(
+            self,
+            warm_steps=min(4 * self.warm_steps, 10_000),
+            binary_search_steps=min(2 * self.binary_search_steps, 100),
+            max_iterations=min(4 * self.max_iterations, 1_000_000),
+            initial_const=min(10 * self.initial_const, 1e9),
+        )
