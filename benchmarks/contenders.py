@@ -69,31 +69,32 @@ def robustlab_contenders(effort: Effort) -> list[Contender]:
         max_iterations=effort.iterations(100),
         initial_const=0.01,
     )
-    cw, bisection, fine = CarliniWagnerL2(), IFGSM(), IFGSM(steps=50, tolerance=0.002)
+    cw = CarliniWagnerL2()
     if effort.quick:
         cw = replace(cw, binary_search_steps=2, max_iterations=20)
-        bisection, fine = replace(bisection, steps=3), replace(fine, steps=6)
     ours = [
         ("cw classic 9x100", "l2", partial(carlini_wagner_l2, constants=classic)),
         ("cw", "l2", partial(carlini_wagner_l2, constants=cw)),
-        ("ifgsm", "linf", partial(ifgsm, constants=bisection)),
-        ("ifgsm fine", "linf", partial(ifgsm, constants=fine)),
+        ("ifgsm", "linf", ifgsm),
+        ("ifgsm widened", "linf", partial(ifgsm, constants=IFGSM().widened())),
     ]
     return [Contender("robustlab", name, norm, attack) for name, norm, attack in (*ours, *_newer())]
 
 
-# Attacks that a robustlab under comparison may or may not have, by their name in robustlab.attacks.
-FAST = "fast"
-_NEWER: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
-    ("ddn", "ddn", "l2", {}),
-    ("fmn l2", "fmn", "l2", {}),
-    ("fmn linf", "fmn", "linf", {}),
+FAST = "turning ray"  # the fast attack's name in the table
+
+# Attacks that an older robustlab under comparison does not have: name, norm, function, constants, their fields.
+_NEWER: tuple[tuple[str, str, str, str, dict[str, Any]], ...] = (
+    (FAST, "l2", "turning_ray_l2", "TurningRayL2", {}),
+    ("ddn", "l2", "ddn", "DDN", {}),
+    ("fmn l2", "l2", "fmn", "FMN", {"norm": "l2"}),
+    ("fmn linf", "linf", "fmn", "FMN", {"norm": "linf"}),
 )
 
 
 def _newer() -> list[tuple[str, str, Attack]]:
     return [
-        (name, norm, partial(getattr(attacks, function), **arguments))
-        for name, function, norm, arguments in _NEWER
+        (name, norm, partial(getattr(attacks, function), constants=getattr(attacks, constants)(**fields)))
+        for name, norm, function, constants, fields in _NEWER
         if hasattr(attacks, function)
     ]

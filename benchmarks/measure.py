@@ -13,6 +13,38 @@ from benchmarks.contenders import Contender
 from robustlab.attacks import AttackResult
 
 
+class Counter(nn.Module):
+    """The identity, counting images on their way forward and gradients on their way back.
+
+    torch.fx leaves modules of torch's own namespace alone when it traces a model, and copies of a counter are the
+    counter itself: a library that attacks a traced copy of the model (robustlab folds batch normalisation in one)
+    is counted as well.
+    """
+
+    __module__ = "torch.nn.counted"
+
+    def __init__(self, before_forward: Callable[[], None] | None) -> None:
+        super().__init__()
+        self.before_forward = before_forward
+        self.forwards = 0
+        self.backwards = 0
+
+    def __deepcopy__(self, memo: object) -> Counter:
+        return self
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.before_forward is not None:
+            self.before_forward()
+        self.forwards += len(inputs)
+        if torch.is_grad_enabled() and inputs.requires_grad:
+            inputs = inputs.view_as(inputs)  # a node of this pass's own: a leaf may take part in several
+            inputs.register_hook(self._count_backward)
+        return inputs
+
+    def _count_backward(self, gradient: Tensor) -> None:
+        self.backwards += len(gradient)
+
+
 class CountedModel(nn.Module):
     """A model that counts the images passing forward and the input gradients coming back.
 
@@ -22,23 +54,22 @@ class CountedModel(nn.Module):
 
     def __init__(self, model: nn.Module, before_forward: Callable[[], None] | None = None) -> None:
         super().__init__()
+        self.counter = Counter(before_forward)
         self.model = model
-        self.before_forward = before_forward
-        self.forwards = 0
-        self.backwards = 0
         self.train(model.training)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        if self.before_forward is not None:
-            self.before_forward()
-        self.forwards += len(inputs)
-        if torch.is_grad_enabled() and inputs.requires_grad:
-            inputs = inputs.view_as(inputs)  # a node of this pass's own: a leaf may take part in several
-            inputs.register_hook(self._count_backward)
-        return self.model(inputs)
+        return self.model(self.counter(inputs))
 
-    def _count_backward(self, gradient: Tensor) -> None:
-        self.backwards += len(gradient)
+    @property
+    def forwards(self) -> int:
+        """Images that passed forward."""
+        return self.counter.forwards
+
+    @property
+    def backwards(self) -> int:
+        """Images whose gradient came back."""
+        return self.counter.backwards
 
 
 @dataclass

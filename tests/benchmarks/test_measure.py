@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from math import inf
 
 import pytest
 import torch
-from torch import nn
+from torch import fx, nn
 
 from benchmarks.contenders import Contender, Effort, robustlab_contenders
 from benchmarks.measure import BarePasses, CountedModel, OutOfTime, Stopwatch, judge, run
@@ -61,6 +62,16 @@ def test_weight_gradients_are_no_input_gradients():
     model = CountedModel(linear_model())
     model(INPUTS).sum().backward()
     assert model.backwards == 0
+
+
+def test_a_traced_copy_counts_for_the_same_model():
+    """Tracing and copying go through, cost nothing, and what the copy is asked is counted."""
+    model = CountedModel(linear_model())
+    traced = fx.symbolic_trace(copy.deepcopy(model))
+    assert (model.forwards, model.backwards) == (0, 0)
+    leaf = INPUTS.clone().requires_grad_()
+    torch.autograd.grad(traced(leaf).sum(), leaf)
+    assert (model.forwards, model.backwards) == (3, 3)
 
 
 def test_counting_changes_neither_logits_nor_gradients():

@@ -145,12 +145,12 @@ def test_ifgsm_figure_needs_the_mean_half_the_passes_and_half_the_time(mean, pas
     assert reached(rows, "5a") is expected
 
 
-@pytest.mark.parametrize(("fine_passes", "expected"), [(400, True), (401, False)])
-def test_fmn_figure_takes_the_best_ifgsm_within_the_passes(fine_passes, expected):
-    """The finer I-FGSM counts only where it needs no more passes than FMN."""
+@pytest.mark.parametrize(("widened_passes", "expected"), [(400, True), (401, False)])
+def test_fmn_figure_takes_the_best_ifgsm_within_the_passes(widened_passes, expected):
+    """The longer I-FGSM counts only where it needs no more passes than FMN."""
     rows = [
         row("robustlab: ifgsm", [0.12], passes=50, norm="linf"),
-        row("robustlab: ifgsm fine", [0.1], passes=fine_passes, norm="linf"),
+        row("robustlab: ifgsm widened", [0.1], passes=widened_passes, norm="linf"),
         row("adv-lib: fmn linf 400", [0.1], passes=400, norm="linf"),
     ]
     assert reached(rows, "5b") is expected
@@ -220,7 +220,7 @@ def test_a_smoke_run_writes_one_whole_results_file(tmp_path, capsys):
     assert report["quick"] is True
     (model,) = report["models"]
     assert model["name"] == "digits-simple_cnn"
-    assert [entry["attack"] for entry in model["attacks"]] == ["ifgsm", "ifgsm fine"]
+    assert [entry["attack"] for entry in model["attacks"]] == ["ifgsm", "ifgsm widened"]
     assert len(model["test_indices"]) == model["attacks"][0]["images"] == 4
     printed = capsys.readouterr()
     assert "| robustlab: ifgsm |" in printed.out
