@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from robustlab_kernels import cw_step, search_update, track_best
@@ -21,7 +21,7 @@ from robustlab.attacks.searches import (
     new_searches,
     per_image,
 )
-from robustlab.attacks.turning_ray import TurningRayL2, advance_rays, start_rays
+from robustlab.attacks.turning_ray import TurningRayL2, run_rays
 from robustlab.shapes import Float, Int
 
 
@@ -70,20 +70,17 @@ def carlini_wagner_l2(
     Raises:
         InputError: inputs, labels or model that cannot be attacked.
     """
-    rays = TurningRayL2(steps=max(constants.warm_steps, 1))
+    warm_starts = (TurningRayL2(), TurningRayL2.wide())[: constants.warm_starts]
 
     def start(attacked_model: AttackedModel, clean: Clean) -> _CWSearches:
-        if constants.warm_steps:
-            common = start_rays(attacked_model, clean, rays)
-            while not common.done.all():
-                advance_rays(attacked_model, common, rays)
-            common.done.zero_()
-            origin = common.best.clone()
-            if constants.confidence > 0:  # the rays know nothing of kappa: a place to start from, no success
-                common.best_distance.fill_(torch.inf)
-        else:
-            common = Searches(**new_searches(clean))
-            origin = clean.inputs
+        common = Searches(**new_searches(clean))
+        for rays in warm_starts:
+            _take_over(
+                common, run_rays(attacked_model, clean, replace(rays, steps=constants.warm_steps)), clean
+            )
+        origin = common.best.clone()
+        if constants.confidence > 0:  # the rays know nothing of kappa: a place to start from, no success
+            common.best_distance.fill_(torch.inf)
         const = constants.initial_const * first_const(attacked_model, common, clean, constants)
         searches = _CWSearches(
             **{entry.name: getattr(common, entry.name) for entry in fields(common)},
@@ -156,7 +153,7 @@ def carlini_wagner_l2(
         start=start,
         advance=advance,
         on_progress=on_progress,
-        rivals=rays.rivals if constants.warm_steps and not targeted else 1,
+        rivals=warm_starts[0].rivals if warm_starts and not targeted else 1,
     )
 
 
@@ -172,7 +169,7 @@ def first_const(
         return torch.ones_like(clean.margin)
     linearised = 2 * clean.margin.abs() / clean.gradient.flatten(1).square().sum(dim=1)
     const = linearised
-    if constants.warm_steps:
+    if constants.warm_starts:
         _, _, gradient = model.margin_gradient(searches.best, searches.labels)
         searches.forwards += 1
         searches.backwards += 1
@@ -182,6 +179,14 @@ def first_const(
         balance = 2 * (moved * free.flatten(1)).norm(dim=1) / slope.norm(dim=1)
         const = torch.where(searches.best_distance < torch.inf, balance, linearised)
     return const.nan_to_num(nan=1.0, posinf=1.0).clamp(1e-12, 1e12)
+
+
+def _take_over(searches: Searches, rays: Searches, clean: Clean) -> None:
+    """Keep the warm start's image where it is nearer, and count its passes (both have seen the clean image)."""
+    found = rays.best_distance < torch.inf
+    track_best(searches.best, searches.best_distance, rays.best, rays.best_distance, found)
+    searches.forwards += rays.forwards - 1
+    searches.backwards += rays.backwards - clean.rivals.shape[1]
 
 
 def _stalled(searches: _CWSearches, loss: Tensor, constants: CarliniWagnerL2) -> Tensor:
@@ -198,7 +203,7 @@ def _stalled(searches: _CWSearches, loss: Tensor, constants: CarliniWagnerL2) ->
 def _begin_try(searches: _CWSearches, begins: Tensor, constants: CarliniWagnerL2) -> None:
     """The next c begins with a fresh Adam, at the warm start's best image or else at the clean image."""
     origin = searches.origin
-    if constants.warm_steps:
+    if constants.warm_starts:
         found = searches.best_distance < torch.inf
         origin = torch.where(per_image(found, origin), searches.best, origin)
     w = torch.atanh((2 * origin - 1).clamp(-1, 1) * constants.inside)

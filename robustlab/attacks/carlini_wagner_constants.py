@@ -11,15 +11,16 @@ from robustlab.attacks.constants import Constants, constant
 class CarliniWagnerL2(Constants):
     """Constants of :func:`robustlab.attacks.carlini_wagner_l2`; ``classic()`` gives the published ones."""
 
-    warm_steps: int = constant(
-        37,
-        "steps of the turning-ray attack whose image each try starts from (0: the clean image)",
-        unit="passes",
+    warm_starts: int = constant(
+        2,
+        "runs of the turning-ray attack, from whose nearest image each try starts (0: the clean image): "
+        "1 the default, 2 also the wide one, which ends in other local minima",
         low=0,
-        high=10_000,
+        high=2,
     )
+    warm_steps: int = constant(37, "steps of each warm start", unit="passes", low=1, high=10_000)
     binary_search_steps: int = constant(2, "values of c tried per image at most", low=1, high=100)
-    max_iterations: int = constant(120, "Adam steps at each c", unit="passes", low=1, high=1_000_000)
+    max_iterations: int = constant(100, "Adam steps at each c", unit="passes", low=1, high=1_000_000)
     learning_rate: float = constant(
         0.2, "Adam's first step size", unit="w", low=1e-5, high=10.0, log=True, tunable=True
     )
@@ -39,7 +40,7 @@ class CarliniWagnerL2(Constants):
     )
     const_growth: float = constant(4.0, "factor on c until one succeeds", low=1.01, high=1e3, log=True)
     search_tolerance: float = constant(
-        0.001,
+        0.0005,
         "an image is done when a try improved its distance by less than this share (0: never)",
         low=0.0,
         high=0.5,
@@ -63,7 +64,7 @@ class CarliniWagnerL2(Constants):
     def classic(cls) -> CarliniWagnerL2:
         """The published constants (Carlini and Wagner 2017; their code nn_robust_attacks/l2_attack.py)."""
         return cls(
-            warm_steps=0,
+            warm_starts=0,
             binary_search_steps=9,
             max_iterations=1_000,
             learning_rate=0.01,

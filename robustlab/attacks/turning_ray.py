@@ -70,6 +70,11 @@ class TurningRayL2(Constants):
         low=1e-4, high=10.0, log=True, tunable=True,
     )  # fmt: skip
 
+    @classmethod
+    def wide(cls) -> TurningRayL2:
+        """Longer turns and further inside: somewhat worse alone, but it ends in other local minima."""
+        return cls(candidates=1, rivals=1, turn=4.0, inside=0.1)
+
     def widened(self) -> TurningRayL2:
         """Three times the steps, twice the overshoot."""
         return replace(self, steps=min(3 * self.steps, 10_000), overshoot=min(2 * self.overshoot, 10.0))
@@ -144,6 +149,14 @@ def start_rays(model: AttackedModel, clean: Clean, constants: TurningRayL2) -> S
     winners.forwards += count * (probes - 1)
     winners.backwards += count * (probes - 1)
     return winners
+
+
+def run_rays(model: AttackedModel, clean: Clean, constants: TurningRayL2) -> Searches:
+    """All steps at once, for an attack that starts from the result."""
+    searches = start_rays(model, clean, constants)
+    while not searches.done.all():
+        advance_rays(model, searches, constants)
+    return searches
 
 
 def advance_rays(model: AttackedModel, searches: Searches, constants: TurningRayL2) -> None:

@@ -12,7 +12,7 @@ def test_widens_until_found(tiny_cnn: nn.Module, tiny_images: Tensor) -> None:
     """Constants too narrow for any image still find all of them in the end, and the passes add up."""
     tiny_images = tiny_images[:3]
     labels = tiny_cnn(tiny_images).argmax(1)
-    narrow = CarliniWagnerL2(warm_steps=0, binary_search_steps=1, max_iterations=1)
+    narrow = CarliniWagnerL2(warm_starts=0, binary_search_steps=1, max_iterations=1)
     once = carlini_wagner_l2(tiny_cnn, tiny_images, labels, narrow)
     assert not once.success.all()
     result = attack_until_found(carlini_wagner_l2, tiny_cnn, tiny_images, labels, narrow, max_widenings=8)
