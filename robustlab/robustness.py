@@ -91,7 +91,7 @@ def too_few_images(images: int) -> str | None:
     return f"a mean over {images} images (fewer than {MINIMUM_IMAGES}) says little about the model"
 
 
-def mean_over_seeds(values: Sequence[float | None]) -> float | None:
+def mean_over_seeds(values: Sequence[float | int | None]) -> float | None:
     """Mean over the seeds of one curve; None where a seed has no finite value.
 
     A mean over the remaining seeds would compare different seeds at different sizes, which alone can bend a
