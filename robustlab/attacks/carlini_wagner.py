@@ -30,6 +30,7 @@ class _CWSearches(Searches):
     """``const`` is tried; ``low`` failed, ``high`` succeeded; ``tries`` so far; ``step`` is this try's."""
 
     origin: Tensor  # where a try starts until something adversarial is known
+    rate: Tensor  # Adam's first step size
     w: Tensor
     first_moment: Tensor
     second_moment: Tensor
@@ -85,6 +86,7 @@ def carlini_wagner_l2(
         searches = _CWSearches(
             **{entry.name: getattr(common, entry.name) for entry in fields(common)},
             origin=origin,
+            rate=first_rate(origin, clean, constants),
             w=torch.empty_like(clean.inputs),
             first_moment=torch.zeros_like(clean.inputs),
             second_moment=torch.zeros_like(clean.inputs),
@@ -113,7 +115,8 @@ def carlini_wagner_l2(
         searches.succeeded |= adversarial
 
         slope = searches.const * (margins.value > -constants.confidence)
-        rate = constants.learning_rate
+        last = constants.final_learning_rate
+        decay = cosine_decay(searches.step, constants.max_iterations, 1.0, last, loss.dtype)
         cw_step(
             searches.w,
             searches.adv_inputs,
@@ -122,13 +125,7 @@ def carlini_wagner_l2(
             searches.inputs,
             per_image(slope, gradient) * gradient,
             searches.step + 1,
-            cosine_decay(
-                searches.step,
-                constants.max_iterations,
-                rate,
-                rate * constants.final_learning_rate,
-                loss.dtype,
-            ),
+            searches.rate * decay,
             active,
         )
         searches.step += active
@@ -140,8 +137,8 @@ def carlini_wagner_l2(
         searches.tries += ended
         improved = searches.best_distance < searches.best_before * (1 - constants.search_tolerance)
         settled = (searches.best_distance < torch.inf) & ~improved
-        last = searches.tries == constants.binary_search_steps
-        searches.done |= ended & (last | (settled & (constants.search_tolerance > 0)))
+        all_tried = searches.tries == constants.binary_search_steps
+        searches.done |= ended & (all_tried | (settled & (constants.search_tolerance > 0)))
         _begin_try(searches, ended, constants)
 
     return run_searches(
@@ -179,6 +176,17 @@ def first_const(
         balance = 2 * (moved * free.flatten(1)).norm(dim=1) / slope.norm(dim=1)
         const = torch.where(searches.best_distance < torch.inf, balance, linearised)
     return const.nan_to_num(nan=1.0, posinf=1.0).clamp(1e-12, 1e12)
+
+
+def first_rate(
+    origin: Float[Tensor, "batch ..."], clean: Clean, constants: CarliniWagnerL2
+) -> Float[Tensor, " batch"]:
+    """Adam's first step size, if wanted relative to how far the warm start moved a pixel (0.01 if it did not)."""
+    rate = torch.full_like(clean.margin, constants.learning_rate)
+    if not constants.relative_learning_rate:
+        return rate
+    change = (origin - clean.inputs).flatten(1).square().mean(dim=1).sqrt()
+    return rate * torch.where(change > 0, change, 0.01)
 
 
 def _take_over(searches: Searches, rays: Searches, clean: Clean) -> None:

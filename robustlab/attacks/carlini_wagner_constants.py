@@ -22,7 +22,18 @@ class CarliniWagnerL2(Constants):
     binary_search_steps: int = constant(2, "values of c tried per image at most", low=1, high=100)
     max_iterations: int = constant(100, "Adam steps at each c", unit="passes", low=1, high=1_000_000)
     learning_rate: float = constant(
-        0.2, "Adam's first step size", unit="w", low=1e-5, high=10.0, log=True, tunable=True
+        4.0,
+        "Adam's first step size; with relative_learning_rate as a multiple of the warm start's perturbation",
+        unit="w",
+        low=1e-5,
+        high=100.0,
+        log=True,
+        tunable=True,
+    )
+    relative_learning_rate: bool = constant(
+        True,
+        "measure the step size by the root mean square of the warm start's perturbation: an image that needs a "
+        "sixteenth of the change needs a sixteenth of the step",
     )
     final_learning_rate: float = constant(
         0.02,
@@ -68,6 +79,7 @@ class CarliniWagnerL2(Constants):
             binary_search_steps=9,
             max_iterations=1_000,
             learning_rate=0.01,
+            relative_learning_rate=False,
             final_learning_rate=1.0,
             initial_const=1e-3,
             first_order_const=False,
