@@ -15,7 +15,9 @@ from robustlab import __version__
 from robustlab.errors import InputError
 
 # Typer's releases differ in where click's exceptions come from (click itself, or a copy); its own name leads there.
-UsageProblem = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+UsageProblem: type[Exception] = next(
+    base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException"
+)
 
 app = typer.Typer(
     help="How does the amount of training data change a classifier's accuracy and its robustness?",

@@ -105,7 +105,11 @@ class StudyStore:
             self.client.log_batch(run_id, params=entries[start : start + _MOST_PARAMS_A_CALL])
 
     def log_metrics(
-        self, run_id: str, metrics: Mapping[str, float | int | None], step: int = 0, model_id: str | None = None
+        self,
+        run_id: str,
+        metrics: Mapping[str, float | int | None],
+        step: int = 0,
+        model_id: str | None = None,
     ) -> None:
         """Log the metrics that have a value; those of a model also under the model."""
         now = int(time.time() * 1000)
