@@ -73,7 +73,7 @@ class TurningRayL2(Constants):
     @classmethod
     def wide(cls) -> TurningRayL2:
         """Longer turns and further inside: somewhat worse alone, but it ends in other local minima."""
-        return cls(candidates=1, rivals=1, turn=4.0, inside=0.1)
+        return cls(candidates=1, turn=4.0, inside=0.1)
 
     def widened(self) -> TurningRayL2:
         """Three times the steps, twice the overshoot."""

@@ -122,7 +122,7 @@ def test_targeted_linear_optimum(case: Case) -> None:
 
 @every_attack
 def test_already_misclassified(case: Case) -> None:
-    """An image that is misclassified before the attack comes back unchanged, with success and distance 0."""
+    """A misclassified image comes back unchanged, with success, distance 0 and less work than the others."""
     model = linear_model()
     images = box_images(4)
     labels = model(images).argmax(1)
@@ -132,6 +132,7 @@ def test_already_misclassified(case: Case) -> None:
     assert result.distance[1] == 0
     assert torch.equal(result.adv_inputs[1], images[1])
     assert (result.distance[[0, 2, 3]] > 0).all()
+    assert (result.forwards[1] < result.forwards[[0, 2, 3]]).all()
 
 
 @every_attack

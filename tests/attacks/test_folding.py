@@ -41,6 +41,7 @@ def test_an_output_used_twice_stays(tiny_images: Tensor) -> None:
     """A convolution whose output goes elsewhere too is not folded."""
     model = Twice().double().eval()
     fast = faster_copy(model, tiny_images)
+    assert fast is not model
     assert norms(fast) == 1
     torch.testing.assert_close(fast(tiny_images), model(tiny_images), rtol=0, atol=1e-12)
 
