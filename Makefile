@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup study test test-slow test-gpu check format bench bench-gpu clean
+.PHONY: help setup study test test-slow check format bench clean
 
 help:
 	@echo "make study      train, attack and chart the embedded digits, tracked in MLflow (about 5 minutes on 2 cores)"

@@ -16,6 +16,10 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from robustlab.data import load_dataset
+from robustlab.study.model_log import load_logged_model
+from robustlab.training import correctly_classified
+
 PROJECT = Path(__file__).resolve().parents[2]
 SMALL = {
     "models": "perceptron,resnet+aug",
@@ -27,7 +31,9 @@ SMALL = {
 }
 
 
-def mlflow_run(project: str | Path, store: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def mlflow_run(
+    project: str | Path, store: Path, *arguments: str, timeout_s: float = 300
+) -> subprocess.CompletedProcess[str]:
     """Run ``mlflow run`` in a process of its own, with the interpreter that runs the tests."""
     environment = {
         **os.environ,
@@ -36,7 +42,7 @@ def mlflow_run(project: str | Path, store: Path, *arguments: str) -> subprocess.
     }
     command = [sys.executable, "-m", "mlflow", "run", str(project), "--env-manager=local", *arguments]
     return subprocess.run(
-        command, cwd=store, env=environment, capture_output=True, text=True, timeout=300, check=False
+        command, cwd=store, env=environment, capture_output=True, text=True, timeout=timeout_s, check=False
     )
 
 
@@ -166,3 +172,29 @@ def test_a_git_address(store: Path) -> None:
     code = only_run("study").data.tags["robustlab.code"]
     assert not code.startswith(str(PROJECT))
     assert "mlflow.source.git.commit" in only_run("cell").data.tags
+
+
+@pytest.mark.slow
+def test_the_default_study_keeps_its_promises(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `make study` runs: every cell with both scores, full success, a model that loads and is as accurate."""
+    done = mlflow_run(PROJECT, store, timeout_s=1200)
+    assert done.returncode == 0, done.stderr
+    study = only_run("study")
+    client = MlflowClient()
+    for curve in ("l2/resnet", "linf/simple_cnn", "test_accuracy/perceptron"):
+        assert len(client.get_metric_history(study.info.run_id, curve)) == 8
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    monkeypatch.setenv("MLFLOW_ALLOW_MODEL_CODE_EXECUTION", "false")
+    digits = load_dataset("digits")
+    names = [f"digits-{model}" for model in ("perceptron", "simple_cnn", "resnet")]
+    versions = [v for name in names for v in client.search_model_versions(f"name = '{name}'")]
+    assert len(versions) == 24
+    for version in versions:
+        metrics = client.get_run(version.run_id).data.metrics
+        assert metrics["l2_success_rate"] == metrics["linf_success_rate"] == 1.0
+        assert 0 < metrics["linf"] < metrics["l2"]
+        assert metrics["attacked_images"] == 200
+        model = load_logged_model(f"models:/{version.name}/{version.version}")
+        assert correctly_classified(model, digits.test).double().mean().item() == metrics["test_accuracy"]
+    last = {v.name: float(v.tags["test_accuracy"]) for v in versions if v.tags["train_size"] == "1200"}
+    assert min(last.values()) > 0.95
