@@ -37,7 +37,7 @@ def attack(
     attacks: options.Attacks = "cw,ifgsm",
     images: Annotated[
         int, typer.Option(help="Attack the first so many correctly classified test images; 0: all.")
-    ] = 200,
+    ] = 100,
     cw: options.CW = options.AUTO,
     ifgsm: options.Ifgsm = options.AUTO,
     data_dir: options.DataDir = options.AUTO,

@@ -22,7 +22,7 @@ def study(
     sizes: options.Sizes = options.AUTO,
     seeds: options.Seeds = "0",
     attacks: options.Attacks = "cw,ifgsm",
-    attack_images: options.AttackImages = 200,
+    attack_images: options.AttackImages = 100,
     train_budget: options.TrainBudget = "epochs",
     epochs: options.Epochs = options.AUTO,
     cw: options.CW = options.AUTO,

@@ -108,7 +108,7 @@ def plan_study(
     sizes: Sequence[int] = (),
     seeds: Sequence[int] = (0,),
     attacks: Sequence[str] = ATTACK_NAMES,
-    attack_images: int = 200,
+    attack_images: int = 100,
     train_budget: str = "epochs",
     epochs: int | None = None,
     cw: CarliniWagnerL2 | None = None,

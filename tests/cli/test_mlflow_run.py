@@ -193,7 +193,7 @@ def test_the_default_study_keeps_its_promises(store: Path, monkeypatch: pytest.M
         metrics = client.get_run(version.run_id).data.metrics
         assert metrics["l2_success_rate"] == metrics["linf_success_rate"] == 1.0
         assert 0 < metrics["linf"] < metrics["l2"]
-        assert metrics["attacked_images"] == 200
+        assert metrics["attacked_images"] == 100
         model = load_logged_model(f"models:/{version.name}/{version.version}")
         assert correctly_classified(model, digits.test).double().mean().item() == metrics["test_accuracy"]
     last = {v.name: float(v.tags["test_accuracy"]) for v in versions if v.tags["train_size"] == "1200"}
