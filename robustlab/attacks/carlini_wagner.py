@@ -62,7 +62,7 @@ def carlini_wagner_l2(
         model: returns logits (B, N); left as it was found.
         inputs: (B, ...), pixels in [0, 1].
         labels: (B,), the true classes, or the targets if ``targeted``.
-        constants: the defaults converge in about 300 passes; ``CarliniWagnerL2.classic()`` are the published ones.
+        constants: the defaults converge in about 220 passes; ``CarliniWagnerL2.classic()`` are the published ones.
         on_progress: called with (images finished, images in all).
 
     Returns:
@@ -71,7 +71,8 @@ def carlini_wagner_l2(
     Raises:
         InputError: inputs, labels or model that cannot be attacked.
     """
-    warm_starts = (TurningRayL2(), TurningRayL2.wide())[: constants.warm_starts]
+    rays_of_each = (TurningRayL2.thorough(), TurningRayL2.wide(), TurningRayL2.far())
+    warm_starts = rays_of_each[: constants.warm_starts]
 
     def start(attacked_model: AttackedModel, clean: Clean) -> _CWSearches:
         common = Searches(**new_searches(clean))

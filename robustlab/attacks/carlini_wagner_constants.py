@@ -12,15 +12,15 @@ class CarliniWagnerL2(Constants):
     """Constants of :func:`robustlab.attacks.carlini_wagner_l2`; ``classic()`` gives the published ones."""
 
     warm_starts: int = constant(
-        2,
+        3,
         "runs of the turning-ray attack, from whose nearest image each try starts (0: the clean image): "
-        "1 the default, 2 also the wide one, which ends in other local minima",
+        "1 the thorough one, 2 and 3 also the wide and the far one, which end in other local minima",
         low=0,
-        high=2,
+        high=3,
     )
-    warm_steps: int = constant(37, "steps of each warm start", unit="passes", low=1, high=10_000)
+    warm_steps: int = constant(36, "steps of each warm start", unit="passes", low=1, high=10_000)
     binary_search_steps: int = constant(2, "values of c tried per image at most", low=1, high=100)
-    max_iterations: int = constant(100, "Adam steps at each c", unit="passes", low=1, high=1_000_000)
+    max_iterations: int = constant(80, "Adam steps at each c", unit="passes", low=1, high=1_000_000)
     learning_rate: float = constant(
         4.0,
         "Adam's first step size; with relative_learning_rate as a multiple of the warm start's perturbation",

@@ -29,7 +29,7 @@ from robustlab.shapes import Float, Int
 class TurningRayL2(Constants):
     """Constants of :func:`turning_ray_l2`; chosen on images other than those reported (docs/attacks.md)."""
 
-    steps: int = constant(37, "steps of each image", unit="passes", low=1, high=10_000)
+    steps: int = constant(36, "steps of each image", unit="passes", low=1, high=10_000)
     rivals: int = constant(4, "classes whose boundary is estimated at the clean image", low=1, high=1_000)
     candidates: int = constant(
         2, "of these, the nearest are tried in parallel", low=1, high=100, tunable=True
@@ -69,6 +69,16 @@ class TurningRayL2(Constants):
         0.3, "until adversarial: step beyond the linearised boundary by this share, times the step's number",
         low=1e-4, high=10.0, log=True, tunable=True,
     )  # fmt: skip
+
+    @classmethod
+    def thorough(cls) -> TurningRayL2:
+        """Three candidates out of nine classes: nearer, for five passes and five backwards more."""
+        return cls(rivals=9, candidates=3)
+
+    @classmethod
+    def far(cls) -> TurningRayL2:
+        """Crosses the boundary far beyond it at first: worse alone, but it ends in other local minima again."""
+        return cls(candidates=1, overshoot=3.0, turn=3.0, inside=0.05)
 
     @classmethod
     def wide(cls) -> TurningRayL2:
