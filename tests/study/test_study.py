@@ -114,7 +114,8 @@ def test_the_store_holds_what_was_measured(finished: FinishedStudy, store: Path)
     assert (Path(finished.figure).parent / "results.csv").read_text().count("\n") == 5
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning:torch.export")  # torch 2.11's loader warns of its own buffers
+# torch 2.11's loader warns of its own buffers
+@pytest.mark.filterwarnings("ignore::UserWarning:torch.export")
 def test_registered_models_load_without_pickle_and_give_the_logged_accuracy(
     finished: FinishedStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
