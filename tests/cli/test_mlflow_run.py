@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
+import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
