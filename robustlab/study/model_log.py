@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import mlflow.pytorch
@@ -101,9 +100,9 @@ class ModelLog:
             torch.export.export = trace
 
 
-def load_logged_model(uri: str, destination: Path | None = None) -> nn.Module:
+def load_logged_model(uri: str) -> nn.Module:
     """The logged graph module at a ``models:/`` or ``runs:/`` address; takes (B, C, H, W) in [0, 1], returns logits."""
-    model = mlflow.pytorch.load_model(uri, dst_path=None if destination is None else str(destination))
+    model = mlflow.pytorch.load_model(uri)
     for module in model.modules():
         module.training = False  # an exported graph is an evaluation graph, but refuses .eval()
     return model
