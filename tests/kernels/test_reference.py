@@ -33,19 +33,30 @@ def test_margin_and_its_gradient(targeted: bool, soft: bool) -> None:
 def test_margin_of_nan_is_no_success() -> None:
     """NaN logits stay in their own row and are not below zero."""
     logits = torch.tensor([[1.0, torch.nan, 0.0], [2.0, 5.0, 1.0]])
-    value = margin(logits, torch.tensor([0, 0])).value
-    assert not value[0] < 0
-    assert value[1] == -3
+    got = margin(logits, torch.tensor([0, 0]))
+    assert not got.value[0] < 0
+    assert got.value[1] == -3
+    assert got.adversarial.tolist() == [False, True]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_margin_succeeds_by_more_than_rounding_and_confidence(dtype: torch.dtype) -> None:
+    """Success needs a margin below -confidence by 16 roundings of the row's largest logit, whichever class it is."""
+    rounding = 16 * torch.finfo(dtype).eps * 128
+    others = torch.tensor([0.5, 2.0, 0.5 + 2**-20, 2.0 + 2**-20], dtype=torch.float64) * rounding
+    logits = torch.stack([torch.zeros(4), others, torch.full((4,), -128.0)], dim=1).to(dtype)
+    labels = torch.zeros(4, dtype=torch.int64)
+    assert margin(logits, labels).adversarial.tolist() == [False, True, False, True]
+    assert not margin(logits, labels, confidence=3 * rounding).adversarial.any()
+    assert margin(logits, labels, confidence=-0.75 * rounding).adversarial.all()
+    assert margin(-logits, labels, targeted=True).adversarial.tolist() == [False] * 4
 
 
 def test_cw_step_is_adam_on_w() -> None:
-    """Three steps equal torch's Adam on c f + ||x - x0||^2 with f linear; an inactive image is untouched."""
+    """Steps equal torch's Adam on c f + ||x - x0||^2 with f linear; an inactive image only gets its distance."""
     torch.manual_seed(0)
-    inputs, slope, const = (
-        images(3, 2, 4),
-        torch.randn(3, 2, 4).double(),
-        torch.tensor([0.5, 3.0, 1.0]).double(),
-    )
+    inputs, slope = images(3, 2, 4), torch.randn(3, 2, 4, dtype=torch.float64)
+    const = torch.tensor([0.5, 3.0, 1.0], dtype=torch.float64)
     w = torch.randn(3, 2, 4, dtype=torch.float64)
     expected = w.clone().requires_grad_()
     adv, first, second = torch.sigmoid(2 * w), torch.zeros_like(w), torch.zeros_like(w)
@@ -54,13 +65,13 @@ def test_cw_step_is_adam_on_w() -> None:
     active = torch.tensor([True, True, False])
     for step in range(1, 4):
         x = (torch.tanh(expected) + 1) / 2
-        weighted = const.view(3, 1, 1) * slope
-        loss = (weighted * x).sum() + (x - inputs).square().sum()
+        loss = (const.view(3, 1, 1) * slope * x).sum() + (x - inputs).square().sum()
         adam.zero_grad()
         loss.backward()
         adam.step()
         count, rate = torch.full((3,), step), torch.full((3,), 0.03, dtype=torch.float64)
-        cw_step(w, adv, first, second, inputs, weighted, count, rate, active)
+        squared = cw_step(w, adv, first, second, inputs, slope, const, count, rate, active)
+    torch.testing.assert_close(squared, (adv - inputs).square().sum((1, 2)))
     torch.testing.assert_close(w[:2], expected.detach()[:2], rtol=0, atol=1e-12)
     torch.testing.assert_close(adv[:2], ((torch.tanh(expected) + 1) / 2).detach()[:2], rtol=0, atol=1e-12)
     assert torch.equal(w[2], untouched[0])
@@ -68,14 +79,30 @@ def test_cw_step_is_adam_on_w() -> None:
     assert (first[2] == 0).all()
 
 
+@pytest.mark.parametrize("step", [1, 2, 1000])
+def test_cw_step_corrects_the_bias_accurately(step: int) -> None:
+    """In float32 a step from zero moments at any count is Adam's to a few roundings: 1 - 0.999^t keeps its digits."""
+    x = torch.full((1, 4), 0.25)
+    w, first, second = torch.atanh(2 * x - 1), torch.zeros(1, 4), torch.zeros(1, 4)
+    start, one = w.clone(), torch.ones(1)
+    cw_step(w, x, first, second, x.clone(), torch.ones(1, 4), one, torch.tensor([step]), one, one.bool())
+    grad_w = 2 * 0.25 * 0.75
+    update = 0.1 * grad_w / (1 - 0.9**step) / ((0.001 * grad_w**2 / (1 - 0.999**step)) ** 0.5 + 1e-8)
+    torch.testing.assert_close(start - w, torch.full((1, 4), update), rtol=5e-7, atol=0)
+
+
 def test_ifgsm_step_stays_in_ball_and_box() -> None:
-    """Each pixel moves by the step against the gradient's sign, no further than eps, 0 and 1."""
+    """Each pixel moves by the step against the gradient's sign, no further than eps, 0 and 1, until none can."""
     inputs = torch.tensor([[0.5, 0.0, 0.99, 0.5], [0.5, 0.5, 0.5, 0.5]])
     adv = inputs.clone()
     gradient = torch.tensor([[2.0, 1.0, -3.0, 0.0], [1.0, 1.0, 1.0, 1.0]])
     eps, step = torch.tensor([0.1, 0.1]), torch.tensor([0.08, 0.08])
-    for _ in range(2):
-        ifgsm_step(adv, inputs, gradient, step, eps, torch.tensor([True, False]))
+    changes = []
+    for _ in range(3):
+        linf, changed = ifgsm_step(adv, inputs, gradient, step, eps, torch.tensor([True, False]))
+        changes.append(changed.tolist())
+    assert changes == [[True, False], [True, False], [False, False]]
+    torch.testing.assert_close(linf, torch.tensor([0.1, 0.0]))
     torch.testing.assert_close(adv[0], torch.tensor([0.4, 0.0, 1.0, 0.5]))
     assert torch.equal(adv[1], inputs[1])
 

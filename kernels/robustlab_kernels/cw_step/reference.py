@@ -1,11 +1,13 @@
-"""One step of Carlini and Wagner's attack: Adam on w, where x = (tanh w + 1) / 2."""
+"""One step of Carlini and Wagner's attack in plain torch."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
 
-_BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8  # Kingma and Ba 2015, algorithm 1
+BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # Kingma and Ba 2015, algorithm 1
 
 
 def cw_step(
@@ -15,33 +17,26 @@ def cw_step(
     second_moment: Tensor,
     inputs: Tensor,
     gradient: Tensor,
+    const: Tensor,
     step: Tensor,
     learning_rate: Tensor,
     active: Tensor,
-) -> None:
-    """Change ``w``, ``adv_inputs`` and the two moments in place, for the images that are ``active``.
-
-    The loss is c f(x) + ||x - x0||^2 (Carlini and Wagner 2017, section V-D): ``gradient`` is c times the
-    gradient of f with respect to x, the second term's is 2 (x - x0), and dx/dw = 2 x (1 - x).
-    (tanh w + 1) / 2 = sigmoid(2w).
-
-    Args:
-        w, adv_inputs, first_moment, second_moment, inputs, gradient: (B, ...).
-        step: (B,), the number of this step within the image's own run of Adam, from 1.
-        learning_rate: (B,), in units of w.
-        active: (B,) bool; the other images are left untouched.
-    """
+) -> Tensor:
+    """See :func:`robustlab_kernels.cw_step`."""
     per_image = (-1,) + (1,) * (w.dim() - 1)
     alive = active.view(per_image)
-    grad_x = gradient + 2 * (adv_inputs - inputs)
+    grad_x = const.view(per_image) * gradient + 2 * (adv_inputs - inputs)
     grad_w = grad_x * (2 * adv_inputs * (1 - adv_inputs))
-    first = torch.lerp(grad_w, first_moment, _BETA_1)
-    second = torch.lerp(grad_w.square(), second_moment, _BETA_2)
+    # In float32 1 - beta and 1 - beta^t keep only three digits where they are differences of float32 numbers, so the
+    # moments are weighted by 1 - beta and their bias is corrected through expm1.
+    first = torch.lerp(first_moment, grad_w, 1 - BETA_1)
+    second = torch.lerp(second_moment, grad_w.square(), 1 - BETA_2)
     count = step.to(w.dtype)
-    first_scale = (learning_rate / (1 - _BETA_1**count)).view(per_image)
-    second_scale = (1 - _BETA_2**count).rsqrt().view(per_image)
-    moved = w - first_scale * first / (second.sqrt() * second_scale + _EPSILON)
+    first_scale = (learning_rate / -torch.expm1(count * math.log(BETA_1))).view(per_image)
+    second_scale = (-torch.expm1(count * math.log(BETA_2))).rsqrt().view(per_image)
+    moved = w - first_scale * first / (second.sqrt() * second_scale + EPSILON)
     first_moment.copy_(torch.where(alive, first, first_moment))
     second_moment.copy_(torch.where(alive, second, second_moment))
     w.copy_(torch.where(alive, moved, w))
     adv_inputs.copy_(torch.where(alive, torch.sigmoid(2 * w), adv_inputs))
+    return (adv_inputs - inputs).flatten(1).square().sum(dim=1)

@@ -1,4 +1,4 @@
-"""One signed step inside the eps ball and the box."""
+"""One signed step inside the eps ball and the box in plain torch."""
 
 from __future__ import annotations
 
@@ -13,18 +13,13 @@ def ifgsm_step(
     step_size: Tensor,
     epsilon: Tensor,
     active: Tensor,
-) -> None:
-    """x <- clip(x - step_size sgn(gradient)) to the Linf ball of radius epsilon and to [0, 1], in place.
-
-    Kurakin et al. 2017, section 2.2, descending the margin (which is ascending the loss).
-
-    Args:
-        adv_inputs, inputs, gradient: (B, ...).
-        step_size, epsilon: (B,), in units of the [0, 1] pixel range.
-        active: (B,) bool; the other images are left untouched.
-    """
+) -> tuple[Tensor, Tensor]:
+    """See :func:`robustlab_kernels.ifgsm_step`."""
     per_image = (-1,) + (1,) * (inputs.dim() - 1)
     radius = epsilon.view(per_image)
     moved = adv_inputs - step_size.view(per_image) * gradient.sign()
     moved = torch.minimum(torch.maximum(moved, inputs - radius), inputs + radius).clamp_(0, 1)
-    adv_inputs.copy_(torch.where(active.view(per_image), moved, adv_inputs))
+    moved = torch.where(active.view(per_image), moved, adv_inputs)
+    changed = active & (moved != adv_inputs).flatten(1).any(dim=1)
+    adv_inputs.copy_(moved)
+    return (adv_inputs - inputs).flatten(1).abs().amax(dim=1), changed

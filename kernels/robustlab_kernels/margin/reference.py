@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
-
-class Margin(NamedTuple):
-    """Per image: the margin (B,), the gradient by the logits (B, N), the best other class (B,)."""
-
-    value: Tensor
-    gradient: Tensor
-    other: Tensor
+# A success must survive another batch size and another order of summation: the margin has to be below minus
+# so many roundings of the largest logit.
+ROUNDINGS = 16
 
 
-def margin(logits: Tensor, labels: Tensor, *, targeted: bool = False, soft: bool = False) -> Margin:
-    """How far the logits (B, N) are from what the attacker wants; below zero, the attack has succeeded.
-
-    Carlini and Wagner 2017, f_6 without the maximum: z_t - max_{i != t} z_i, and its negative when ``labels``
-    are targets. The gradient is +1 and -1 at the two classes: no autograd through the loss is needed. With
-    ``soft`` the gradient is that of z_t - log sum_{i != t} exp z_i instead, which is the cross-entropy's times
-    -1 / (1 - p_t): the same direction, but it does not vanish where the model is sure. NaN logits give a NaN
-    margin, which is below nothing.
-    """
+def margin(
+    logits: Tensor, labels: Tensor, targeted: bool, soft: bool, confidence: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """See :func:`robustlab_kernels.margin`."""
+    logits = logits.contiguous()
     own = logits.gather(1, labels[:, None])
     others = logits.scatter(1, labels[:, None], -torch.inf)
     highest, other = others.max(dim=1)
@@ -34,4 +24,7 @@ def margin(logits: Tensor, labels: Tensor, *, targeted: bool = False, soft: bool
     else:
         gradient = torch.zeros_like(logits).scatter_(1, other[:, None], -sign)
     gradient.scatter_(1, labels[:, None], sign)
-    return Margin(sign * (own[:, 0] - highest), gradient, other)
+    value = sign * (own[:, 0] - highest)
+    rounding = ROUNDINGS * torch.finfo(logits.dtype).eps
+    adversarial = value + confidence < -rounding * logits.abs().amax(dim=1)
+    return value, gradient, other, adversarial

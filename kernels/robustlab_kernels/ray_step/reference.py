@@ -1,12 +1,12 @@
-"""One step of the turning-ray attack: first the direction, then the radius."""
+"""One step of the turning-ray attack in plain torch: first the direction, then the radius."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-_NEWTON_STEPS = 5  # the margin along the clipped ray is piecewise linear with few pieces: five reach its zero
-_TINY = 1e-30  # below this a vector has no direction
+NEWTON_STEPS = 5  # the margin along the clipped ray is piecewise linear with few pieces: five reach its zero
+TINY = 1e-30  # below this a vector has no direction
 
 
 def ray_step(
@@ -18,19 +18,9 @@ def ray_step(
     inside: Tensor,
     limit: Tensor,
 ) -> Tensor:
-    """The next image on a ray x(r) = clip(x0 + r u) to [0, 1], without a model pass.
-
-    1. Direction: u <- u - turn g / ||g||, normalised, with g the gradient without the pixels that the box holds
-       back. At the nearest point of the boundary u = -g / ||g||, so that it is a fixed point.
-    2. Radius: Newton's method on the margin's tangent, m + g.(x(r) - x) = -inside r ||g||, from the present
-       radius R, within (1 - limit) R <= r <= (1 + limit) R. ``inside`` aims beyond the boundary.
-
-    Args:
-        adv_inputs, inputs, gradient: (B, ...), the present image x, the clean image x0, the margin's gradient at x.
-        margin, turn, inside, limit: (B,).
-    """
+    """See :func:`robustlab_kernels.ray_step`."""
     x, x0, g = adv_inputs.flatten(1), inputs.flatten(1), gradient.flatten(1)
-    slope = g.norm(dim=1).clamp(min=_TINY)
+    slope = g.norm(dim=1).clamp(min=TINY)
     offset = x - x0
     radius = offset.norm(dim=1)
     held = ((x <= 0) & (g > 0)) | ((x >= 1) & (g < 0))
@@ -39,7 +29,7 @@ def ray_step(
     low, high = radius * (1 - limit), radius * (1 + limit)
     aim = margin - (g * offset).sum(dim=1) + inside * slope * radius
     r = radius
-    for _ in range(_NEWTON_STEPS):
+    for _ in range(NEWTON_STEPS):
         y = x0 + r[:, None] * ray
         free = (y > 0) & (y < 1)
         value = aim + (g * (y.clamp(0, 1) - x0)).sum(dim=1)
@@ -47,8 +37,10 @@ def ray_step(
         # A ray along which the margin does not fall has no zero: as far as the limit, outwards if still inside.
         newton = torch.where(rate < 0, r - value / rate, torch.where(value > 0, high, low))
         r = torch.minimum(torch.maximum(newton, low), high)
-    return (x0 + r[:, None] * ray).clamp(0, 1).view_as(adv_inputs)
+    moved = (x0 + r[:, None] * ray).clamp_(0, 1).view_as(adv_inputs)
+    # The memory format of the images goes on into the next pass of the network.
+    return moved if adv_inputs.is_contiguous() else torch.empty_like(adv_inputs).copy_(moved)
 
 
 def _unit(vectors: Tensor) -> Tensor:
-    return vectors / vectors.norm(dim=1, keepdim=True).clamp(min=_TINY)
+    return vectors / vectors.norm(dim=1, keepdim=True).clamp(min=TINY)
