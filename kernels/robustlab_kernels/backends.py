@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
 
@@ -55,3 +56,8 @@ class Operator:
         if backend == "reference" or (backend is None and not (leading.is_cuda and TRITON_INSTALLED)):
             return self.reference(*arguments)
         return self.registered(*arguments) if leading.is_cuda else self.fused(*arguments)
+
+
+def kernels_for(tensor: Tensor) -> str:
+    """What the operators run on such a tensor by default: "torch", or "triton" and its version."""
+    return f"triton {version('triton')}" if tensor.is_cuda and TRITON_INSTALLED else "torch"

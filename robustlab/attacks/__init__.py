@@ -13,6 +13,7 @@ from robustlab.attacks.carlini_wagner import carlini_wagner_l2
 from robustlab.attacks.carlini_wagner_constants import CarliniWagnerL2
 from robustlab.attacks.constants import Constants
 from robustlab.attacks.ddn import DDN, ddn
+from robustlab.attacks.execution import Engine, Execution
 from robustlab.attacks.fmn import FMN, fmn
 from robustlab.attacks.ifgsm import IFGSM, ifgsm
 from robustlab.attacks.result import AttackResult
@@ -26,6 +27,8 @@ __all__ = [
     "AttackResult",
     "CarliniWagnerL2",
     "Constants",
+    "Engine",
+    "Execution",
     "PreflightWarning",
     "TurningRayL2",
     "attack_until_found",

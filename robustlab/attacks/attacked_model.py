@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from robustlab_kernels import Margin, margin
 from torch import Tensor, nn
 
+from robustlab.attacks.execution import float32_arithmetic
 from robustlab.attacks.folding import faster_copy
 from robustlab.errors import InputError
 from robustlab.shapes import Float, Int
@@ -26,34 +27,63 @@ class AttackedModel:
     the gradient enters at the logits in closed form, so nothing is differentiated but the model itself.
     """
 
-    def __init__(self, model: nn.Module, fast: nn.Module, targeted: bool) -> None:
+    def __init__(
+        self, model: nn.Module, fast: nn.Module, targeted: bool, precision: str, dtype: torch.dtype
+    ) -> None:
         self.model = model
-        self.fast = fast
         self.targeted = targeted
+        self.ieee = precision == "ieee"
+        self._low = precision == "bf16"
+        self._own_copy = fast is not model
+        self.fast = fast.to(torch.bfloat16) if self._low and self._own_copy else fast
+        self.precision = str(dtype).removeprefix("torch.") if precision == "ieee" else precision
+
+    def in_its_layout(self, images: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
+        """The images as the network wants them in memory: on CUDA, channels last where there are convolutions."""
+        if images.device.type != "cuda" or images.dim() != 4 or not self._own_copy:
+            return images
+        return images.contiguous(memory_format=torch.channels_last)
+
+    def _forward(self, images: Tensor) -> Tensor:
+        """The network's logits, in the images' own type whatever the network computes in."""
+        if not self._low:
+            return _checked_logits(self.fast(images), images)
+        if self._own_copy:
+            logits = self.fast(images.to(torch.bfloat16))
+        else:  # the user's own weights are not to be touched
+            with torch.autocast(images.device.type, dtype=torch.bfloat16):
+                logits = self.fast(images)
+        return _checked_logits(logits.to(images.dtype), images)
 
     def as_given(self, images: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch classes"]:
-        """One forward pass of the model as the user gave it, for the verdict."""
-        with torch.no_grad():
+        """One forward pass of the model as the user gave it, in IEEE arithmetic, for the verdict."""
+        with torch.no_grad(), _arithmetic("ieee", images):
             return _checked_logits(self.model(images), images)
 
     def logits(self, images: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch classes"]:
         """One forward pass, no gradient."""
         with torch.no_grad():
-            return _checked_logits(self.fast(images), images)
+            return self._forward(images)
 
     def margin_gradient(
-        self, images: Float[Tensor, "batch ..."], labels: Int[Tensor, " batch"], *, soft: bool = False
-    ) -> tuple[Float[Tensor, "batch classes"], Margin, Float[Tensor, "batch ..."]]:
-        """One forward pass and one input gradient: logits, margin (negative: adversarial), its gradient.
+        self,
+        images: Float[Tensor, "batch ..."],
+        labels: Int[Tensor, " batch"],
+        *,
+        soft: bool = False,
+        confidence: float = 0.0,
+    ) -> tuple[Margin, Float[Tensor, "batch ..."]]:
+        """One forward pass and one input gradient: the margin (negative: adversarial) and its gradient.
 
-        With ``soft`` the gradient is the cross-entropy's direction (see :func:`robustlab_kernels.margin`).
+        ``soft`` (the gradient is the cross-entropy's direction) and ``confidence`` as
+        :func:`robustlab_kernels.margin` has them.
         """
         with torch.enable_grad():
             images = images.detach().requires_grad_()
-            logits = _checked_logits(self.fast(images), images)
+            logits = self._forward(images)
         detached = logits.detach()
-        margins = margin(detached, labels, targeted=self.targeted, soft=soft)
-        return detached, margins, self._back(logits, images, margins.gradient)
+        margins = margin(detached, labels, targeted=self.targeted, soft=soft, confidence=confidence)
+        return margins, self._back(logits, images, margins.gradient)
 
     def rival_gradients(
         self, images: Float[Tensor, "batch ..."], labels: Int[Tensor, " batch"], count: int
@@ -67,7 +97,7 @@ class AttackedModel:
         """
         with torch.enable_grad():
             images = images.detach().requires_grad_()
-            logits = _checked_logits(self.fast(images), images)
+            logits = self._forward(images)
         detached = logits.detach()
         count = min(count, logits.shape[1] - 1)
         others = detached.scatter(1, labels[:, None], -torch.inf)
@@ -84,7 +114,7 @@ class AttackedModel:
         """One forward pass and one input gradient: logits, and the gradient of the margin to a given class."""
         with torch.enable_grad():
             images = images.detach().requires_grad_()
-            logits = _checked_logits(self.fast(images), images)
+            logits = self._forward(images)
         downstream = self.pair_gradient(logits.detach(), labels, rivals)
         return logits.detach(), self._back(logits, images, downstream)
 
@@ -112,11 +142,18 @@ def _checked_logits(logits: Tensor, images: Tensor) -> Tensor:
     return logits
 
 
+def _arithmetic(precision: str, images: Tensor) -> AbstractContextManager[None]:
+    """The switches are CUDA's; elsewhere they stay as they are."""
+    return float32_arithmetic(precision) if images.is_cuda else nullcontext()
+
+
 @contextmanager
 def attacked(
-    model: nn.Module, inputs: Float[Tensor, "batch ..."], *, targeted: bool
+    model: nn.Module, inputs: Float[Tensor, "batch ..."], *, targeted: bool, precision: str = "ieee"
 ) -> Iterator[AttackedModel]:
     """Put ``model`` in evaluation mode, restore each module's own flag afterwards, also after an exception.
+
+    ``precision`` is that of :class:`robustlab.attacks.execution.Execution`.
 
     Warns with PreflightWarning where a module was in training mode. Parameters, their ``requires_grad`` and
     ``.grad``, buffers and hooks are never touched.
@@ -127,15 +164,17 @@ def attacked(
             "the model is in training mode; it is attacked in evaluation mode and put back afterwards "
             "(call model.eval() to silence this)",
             PreflightWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
     try:
         for module in training:
             module.training = False
         # Outside inference mode: gradients are needed whatever the caller's context is.
         with torch.inference_mode(False):
-            fast = faster_copy(model, inputs[:4].clone())
-            yield AttackedModel(model, fast, targeted)
+            with _arithmetic("ieee", inputs):  # the copy is checked against the model to float32's rounding
+                fast = faster_copy(model, inputs[:4].clone())
+            with _arithmetic(precision, inputs):
+                yield AttackedModel(model, fast, targeted, precision, inputs.dtype)
     finally:
         for module in training:
             module.training = True

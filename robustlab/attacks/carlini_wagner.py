@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from functools import partial
 
 import torch
-from robustlab_kernels import cw_step, search_update, track_best
+from robustlab_kernels import cw_start, cw_step, search_update, track_best
 from torch import Tensor, nn
 
 from robustlab.attacks.attacked_model import AttackedModel
 from robustlab.attacks.carlini_wagner_constants import CarliniWagnerL2
 from robustlab.attacks.engine import Progress, run_searches
+from robustlab.attacks.execution import Execution
+from robustlab.attacks.loops import EagerLoop
 from robustlab.attacks.result import AttackResult
-from robustlab.attacks.searches import (
-    Clean,
-    Searches,
-    cosine_decay,
-    is_adversarial,
-    l2_norm,
-    new_searches,
-    per_image,
-)
-from robustlab.attacks.turning_ray import TurningRayL2, run_rays
+from robustlab.attacks.searches import Clean, Searches, cosine_decay, new_searches
+from robustlab.attacks.turning_ray import TurningRayL2, advance_rays, run_rays
 from robustlab.shapes import Float, Int
 
 
@@ -29,7 +24,7 @@ from robustlab.shapes import Float, Int
 class _CWSearches(Searches):
     """``const`` is tried; ``low`` failed, ``high`` succeeded; ``tries`` so far; ``step`` is this try's."""
 
-    origin: Tensor  # where a try starts until something adversarial is known
+    squared_l2: Tensor  # of the present perturbation
     rate: Tensor  # Adam's first step size
     w: Tensor
     first_moment: Tensor
@@ -47,9 +42,10 @@ def carlini_wagner_l2(
     model: nn.Module,
     inputs: Float[Tensor, "batch ..."],
     labels: Int[Tensor, " batch"],
-    constants: CarliniWagnerL2 = CarliniWagnerL2(),  # noqa: B008 - frozen
+    constants: CarliniWagnerL2 = CarliniWagnerL2(),
     *,
     targeted: bool = False,
+    execution: Execution = Execution(),
     on_progress: Progress | None = None,
 ) -> AttackResult:
     """Carlini and Wagner's L2 attack.
@@ -63,6 +59,7 @@ def carlini_wagner_l2(
         inputs: (B, ...), pixels in [0, 1].
         labels: (B,), the true classes, or the targets if ``targeted``.
         constants: the defaults converge in about 220 passes; ``CarliniWagnerL2.classic()`` are the published ones.
+        execution: how the passes are run; the defaults suit every machine.
         on_progress: called with (images finished, images in all).
 
     Returns:
@@ -72,22 +69,22 @@ def carlini_wagner_l2(
         InputError: inputs, labels or model that cannot be attacked.
     """
     rays_of_each = (TurningRayL2.thorough(), TurningRayL2.wide(), TurningRayL2.far())
-    warm_starts = rays_of_each[: constants.warm_starts]
+    warm_starts = [
+        replace(rays, steps=constants.warm_steps) for rays in rays_of_each[: constants.warm_starts]
+    ]
+    warm_advances = [partial(advance_rays, constants=rays) for rays in warm_starts]
 
-    def start(attacked_model: AttackedModel, clean: Clean) -> _CWSearches:
+    def start(loop: EagerLoop, clean: Clean) -> _CWSearches:
         common = Searches(**new_searches(clean))
-        for rays in warm_starts:
-            _take_over(
-                common, run_rays(attacked_model, clean, replace(rays, steps=constants.warm_steps)), clean
-            )
-        origin = common.best.clone()
+        for rays, advance_warm in zip(warm_starts, warm_advances, strict=True):
+            _take_over(common, run_rays(loop, clean, rays, advance_warm), clean)
         if constants.confidence > 0:  # the rays know nothing of kappa: a place to start from, no success
             common.best_distance.fill_(torch.inf)
-        const = constants.initial_const * first_const(attacked_model, common, clean, constants)
+        const = constants.initial_const * first_const(loop.model, common, clean, constants)
         searches = _CWSearches(
             **{entry.name: getattr(common, entry.name) for entry in fields(common)},
-            origin=origin,
-            rate=first_rate(origin, clean, constants),
+            squared_l2=torch.zeros_like(const),
+            rate=first_rate(common.best, clean, constants),
             w=torch.empty_like(clean.inputs),
             first_moment=torch.zeros_like(clean.inputs),
             second_moment=torch.zeros_like(clean.inputs),
@@ -104,31 +101,35 @@ def carlini_wagner_l2(
 
     def advance(attacked_model: AttackedModel, searches: _CWSearches) -> None:
         active = ~searches.done
-        logits, margins, gradient = attacked_model.margin_gradient(searches.adv_inputs, searches.labels)
+        margins, gradient = attacked_model.margin_gradient(
+            searches.adv_inputs, searches.labels, confidence=constants.confidence
+        )
         searches.forwards += active
         searches.backwards += active
-        distance = l2_norm(searches.adv_inputs - searches.inputs)
-        loss = searches.const * margins.value.clamp(min=-constants.confidence) + distance.square()
+        loss = searches.const * margins.value.clamp(min=-constants.confidence) + searches.squared_l2
         stalled = active & _stalled(searches, loss, constants)
 
-        adversarial = active & ~stalled & is_adversarial(logits, margins.value + constants.confidence)
+        adversarial = active & ~stalled & margins.adversarial
+        distance = searches.squared_l2.sqrt()
         track_best(searches.best, searches.best_distance, searches.adv_inputs, distance, adversarial)
         searches.succeeded |= adversarial
 
         slope = searches.const * (margins.value > -constants.confidence)
         last = constants.final_learning_rate
         decay = cosine_decay(searches.step, constants.max_iterations, 1.0, last, loss.dtype)
-        cw_step(
+        squared_l2 = cw_step(
             searches.w,
             searches.adv_inputs,
             searches.first_moment,
             searches.second_moment,
             searches.inputs,
-            per_image(slope, gradient) * gradient,
+            gradient,
+            slope,
             searches.step + 1,
             searches.rate * decay,
             active,
         )
+        searches.squared_l2.copy_(squared_l2)
         searches.step += active
 
         ended = active & (stalled | (searches.step == constants.max_iterations))
@@ -150,6 +151,7 @@ def carlini_wagner_l2(
         norm="l2",
         start=start,
         advance=advance,
+        execution=execution,
         on_progress=on_progress,
         rivals=warm_starts[0].rivals if warm_starts and not targeted else 1,
     )
@@ -168,7 +170,7 @@ def first_const(
     linearised = 2 * clean.margin.abs() / clean.gradient.flatten(1).square().sum(dim=1)
     const = linearised
     if constants.warm_starts:
-        _, _, gradient = model.margin_gradient(searches.best, searches.labels)
+        _, gradient = model.margin_gradient(searches.best, searches.labels)
         searches.forwards += 1
         searches.backwards += 1
         moved = (searches.best - searches.inputs).flatten(1)
@@ -211,16 +213,17 @@ def _stalled(searches: _CWSearches, loss: Tensor, constants: CarliniWagnerL2) ->
 
 def _begin_try(searches: _CWSearches, begins: Tensor, constants: CarliniWagnerL2) -> None:
     """The next c begins with a fresh Adam, at the warm start's best image or else at the clean image."""
-    origin = searches.origin
-    if constants.warm_starts:
-        found = searches.best_distance < torch.inf
-        origin = torch.where(per_image(found, origin), searches.best, origin)
-    w = torch.atanh((2 * origin - 1).clamp(-1, 1) * constants.inside)
-    chosen = per_image(begins, w)
-    searches.w.copy_(torch.where(chosen, w, searches.w))
-    searches.adv_inputs.copy_(torch.where(chosen, torch.sigmoid(2 * w), searches.adv_inputs))
-    searches.first_moment.masked_fill_(chosen, 0)
-    searches.second_moment.masked_fill_(chosen, 0)
+    cw_start(
+        searches.w,
+        searches.adv_inputs,
+        searches.first_moment,
+        searches.second_moment,
+        searches.squared_l2,
+        searches.inputs,
+        searches.best if constants.warm_starts else searches.inputs,
+        begins,
+        constants.inside,
+    )
     searches.step.masked_fill_(begins, 0)
     searches.succeeded.masked_fill_(begins, False)
     searches.last_loss.masked_fill_(begins, torch.inf)

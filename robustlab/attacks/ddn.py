@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from robustlab.attacks.attacked_model import AttackedModel
 from robustlab.attacks.constants import Constants, constant
 from robustlab.attacks.engine import Progress, run_searches
+from robustlab.attacks.execution import Execution
+from robustlab.attacks.loops import EagerLoop
 from robustlab.attacks.result import AttackResult
 from robustlab.attacks.searches import (
     Clean,
@@ -74,6 +76,7 @@ def ddn(
     constants: DDN = DDN(),
     *,
     targeted: bool = False,
+    execution: Execution = Execution(),
     on_progress: Progress | None = None,
 ) -> AttackResult:
     """Decoupled direction and norm, L2.
@@ -84,7 +87,7 @@ def ddn(
     Args, returns and errors as :func:`robustlab.attacks.carlini_wagner_l2`.
     """
 
-    def start(_model: AttackedModel, clean: Clean) -> _DDNSearches:
+    def start(_loop: EagerLoop, clean: Clean) -> _DDNSearches:
         return _DDNSearches(
             **new_searches(clean), radius=torch.full_like(clean.margin, constants.initial_norm)
         )
@@ -112,5 +115,6 @@ def ddn(
         norm="l2",
         start=start,
         advance=advance,
+        execution=execution,
         on_progress=on_progress,
     )

@@ -1,27 +1,32 @@
-"""The one loop under all iterative attacks: each image has its own search and leaves when it is done.
+"""The one engine under all iterative attacks: each image has its own search and leaves when it is done.
 
 An attack gives two functions: ``start`` makes the state of a few images' searches from what the clean images
-showed, ``advance`` takes every one of them one pass further, in place. The loop admits images up to the batch
-size, advances all of them some passes, takes out those that are done, and fills up. No decision looks at the
-batch, so an image's result does not depend on its neighbours.
+showed, ``advance`` takes every one of them one pass further, in place and without asking the device for a
+number. The engine admits images up to the batch size, advances all of them some passes, takes out those that are
+done, and fills up. No decision looks at the batch, so an image's result does not depend on its neighbours.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Generic
 
 import torch
+from robustlab_kernels import kernels_for
 from torch import Tensor, nn
 
 from robustlab.attacks.attacked_model import AttackedModel, attacked
-from robustlab.attacks.preflight import check_inputs, check_labels, check_model
+from robustlab.attacks.execution import Engine, Execution
+from robustlab.attacks.loops import Advance, EagerLoop, GraphLoop
+from robustlab.attacks.preflight import check_inputs, check_labels, check_model, check_precision
 from robustlab.attacks.result import AttackResult
 from robustlab.attacks.searches import NORMS, Clean, Searches, State, per_image
 from robustlab.shapes import Bool, Float, Int
 
 Progress = Callable[[int, int], None]
-Start = Callable[[AttackedModel, Clean], State]
-Advance = Callable[[AttackedModel, State], None]
+Start = Callable[[EagerLoop, Clean], State]
 
 # On a CPU 16 to 64 images measured 1.4 times as fast as 256: the activations then stay in the cache.
 _BATCH_SIZE = {"cpu": 32}
@@ -31,6 +36,10 @@ _PASSES_BETWEEN_CHECKS = {"cpu": 1}
 _PASSES_BETWEEN_CHECKS_ELSEWHERE = 10
 # A success that the model as given does not confirm is pushed outwards by these shares of its perturbation.
 _PUSHES = (1e-5, 1e-4, 1e-3, 1e-2)
+# A network in lower precision takes images for adversarial that are further from it.
+_LOW_PRECISION_PUSHES = (*_PUSHES, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+
+_log = logging.getLogger(__name__)
 
 
 def run_searches(
@@ -41,7 +50,8 @@ def run_searches(
     targeted: bool,
     norm: str,
     start: Start[State],
-    advance: Advance[State],
+    advance: Advance,
+    execution: Execution,
     on_progress: Progress | None,
     rivals: int = 1,
 ) -> AttackResult:
@@ -54,44 +64,123 @@ def run_searches(
 
     Raises:
         InputError: see :func:`robustlab.attacks.preflight.check_inputs`.
+        torch.OutOfMemoryError: not even one image fits.
     """
     check_inputs(model, inputs, labels)
+    check_precision(inputs, execution.precision)
     result = _nothing_found(inputs)
-    total, admitted, finished = len(inputs), 0, 0
-    if total == 0:
+    if len(inputs) == 0:
         return result
-    device = inputs.device.type
-    batch_size = _BATCH_SIZE.get(device, _BATCH_SIZE_ELSEWHERE)
-    passes = _PASSES_BETWEEN_CHECKS.get(device, _PASSES_BETWEEN_CHECKS_ELSEWHERE)
-    with attacked(model, inputs, targeted=targeted) as attacked_model:
+    with attacked(model, inputs, targeted=targeted, precision=execution.precision) as attacked_model:
         inputs, labels = _ordinary(inputs.detach()), _ordinary(labels.long())
+        inputs = attacked_model.in_its_layout(inputs)
         check_labels(labels, attacked_model.logits(inputs[:1]).shape[1])
-        working: State | None = None
-        index = torch.arange(0)
-        while finished < total:
-            # Few newcomers at a time would go through ``start`` in small, slow batches.
-            if admitted < total and len(index) <= batch_size * 3 // 4:
-                newcomers = torch.arange(admitted, min(admitted + batch_size - len(index), total))
-                first, admitted = admitted, admitted + len(newcomers)
-                clean, misclassified = _look_at_clean(
-                    attacked_model, inputs[first:admitted], labels[first:admitted], rivals, warn=first == 0
-                )
-                arrived = start(attacked_model, clean)
-                _leave_misclassified(arrived, misclassified)
-                working = arrived if working is None else working.joined(arrived)
-                index = torch.cat([index, newcomers])
-            assert working is not None
-            for _ in range(passes):
-                advance(attacked_model, working)
-            done = working.done.cpu()
-            if done.any():
-                _confirm(attacked_model, result, index[done], working.select(working.done), norm)
-                finished += int(done.sum())
-                working = None if done.all() else working.select(~working.done)
-                index = index[~done]
-                if on_progress is not None:
-                    on_progress(finished, total)
-    return result
+        run = _Run(
+            attacked_model, inputs, labels, norm, start, advance, execution, on_progress, rivals, result
+        )
+        run.to_the_end()
+        engine = Engine(run.loop.name, attacked_model.precision, kernels_for(inputs), run.loop.fallback)
+    return replace(result, engine=engine)
+
+
+class _Run(Generic[State]):
+    """The images of one attack on their way: waiting, at work, finished."""
+
+    def __init__(
+        self,
+        model: AttackedModel,
+        inputs: Tensor,
+        labels: Tensor,
+        norm: str,
+        start: Start[State],
+        advance: Advance,
+        execution: Execution,
+        on_progress: Progress | None,
+        rivals: int,
+        result: AttackResult,
+    ) -> None:
+        self.model, self.inputs, self.labels, self.norm = model, inputs, labels, norm
+        self.start, self.advance, self.on_progress = start, advance, on_progress
+        self.rivals, self.result, self.execution = rivals, result, execution
+        device = inputs.device.type
+        self.batch_size = execution.batch_size or _BATCH_SIZE.get(device, _BATCH_SIZE_ELSEWHERE)
+        self.passes = execution.passes_between_checks or _PASSES_BETWEEN_CHECKS.get(
+            device, _PASSES_BETWEEN_CHECKS_ELSEWHERE
+        )
+        self.loop = self.new_loop()
+        self.waiting = torch.arange(len(inputs))
+        self.index = torch.arange(0)  # of the images at work: the first rows of ``held``
+        self.held: State | None = None
+        self.finished = 0
+
+    def new_loop(self) -> EagerLoop:
+        graph = self.execution.loop == "graph" or (
+            self.execution.loop == "auto" and self.inputs.device.type == "cuda"
+        )
+        return GraphLoop(self.model, self.batch_size) if graph else EagerLoop(self.model)
+
+    def to_the_end(self) -> None:
+        while self.finished < len(self.inputs):
+            try:
+                self.admit()
+                assert self.held is not None
+                self.loop.run(self.held, self.advance, self.passes)
+                self.take_out()
+            except torch.OutOfMemoryError:
+                if self.batch_size == 1:
+                    raise
+                self.start_smaller()
+
+    def admit(self) -> None:
+        """Fill up from those who wait; few at a time would go through ``start`` in small, slow batches."""
+        if len(self.waiting) == 0 or len(self.index) > self.batch_size * 3 // 4:
+            return
+        room = self.batch_size - len(self.index)
+        newcomers = self.waiting[:room]
+        place = newcomers.to(self.inputs.device)
+        first = not self.finished and not len(self.index)
+        clean, misclassified = _look_at_clean(
+            self.model, self.inputs[place], self.labels[place], self.rivals, warn=first
+        )
+        arrived = self.start(self.loop, clean)
+        _leave_misclassified(arrived, misclassified)
+        working = arrived if self.held is None else self.at_work(self.held).joined(arrived)
+        self.held = self.loop.hold(working, self.advance)
+        self.waiting, self.index = self.waiting[room:], torch.cat([self.index, newcomers])
+
+    def at_work(self, held: State) -> State:
+        """The searches without the rows that only fill a buffer."""
+        rows = len(self.index)
+        return held if len(held.done) == rows else held.select(torch.arange(rows, device=held.done.device))
+
+    def take_out(self) -> None:
+        """Confirm and remove the searches that are done, once a pass over the others costs less without them."""
+        assert self.held is not None
+        done = self.held.done[: len(self.index)].cpu()
+        alive = int((~done).sum())
+        rows = len(self.held.done)
+        room_for_others = len(self.waiting) > 0 and alive <= self.batch_size * 3 // 4
+        if not done.any() or not (self.loop.rows_for(alive) < rows or room_for_others or alive == 0):
+            return
+        working = self.at_work(self.held)
+        chosen = done.to(working.done.device)
+        _confirm(self.model, self.result, self.index[done], working.select(chosen), self.norm)
+        self.finished += int(done.sum())
+        self.index, self.held = self.index[~done], None
+        if alive:
+            self.held = self.loop.hold(working.select(~chosen), self.advance)
+        if self.on_progress is not None:
+            self.on_progress(self.finished, len(self.inputs))
+
+    def start_smaller(self) -> None:
+        """Out of memory: the images at work begin again in half the batch; theirs is the same result there."""
+        self.batch_size = max(1, min(self.batch_size, len(self.index) or self.batch_size) // 2)
+        _log.warning("out of memory: going on with batches of %d images", self.batch_size)
+        self.waiting = torch.cat([self.index, self.waiting])
+        self.index, self.held = torch.arange(0), None
+        self.loop = self.new_loop()
+        if self.inputs.device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
 def _nothing_found(inputs: Tensor) -> AttackResult:
@@ -143,7 +232,7 @@ def _confirm(model: AttackedModel, result: AttackResult, index: Tensor, ended: S
     clean = ended.best_distance == 0
     success = found & (clean | _wanted(model, model.as_given(ended.best), ended.labels))
     ended.forwards += 1
-    for push in _PUSHES:
+    for push in _PUSHES if model.ieee else _LOW_PRECISION_PUSHES:
         doubtful = (found & ~success).nonzero()[:, 0]
         if len(doubtful) == 0:
             break

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from robustlab.attacks.attacked_model import AttackedModel
 from robustlab.attacks.constants import Constants, constant
 from robustlab.attacks.engine import Progress, run_searches
+from robustlab.attacks.execution import Execution
+from robustlab.attacks.loops import EagerLoop
 from robustlab.attacks.result import AttackResult
 from robustlab.attacks.searches import (
     NORMS,
@@ -69,6 +71,7 @@ def fmn(
     constants: FMN = FMN(),
     *,
     targeted: bool = False,
+    execution: Execution = Execution(),
     on_progress: Progress | None = None,
 ) -> AttackResult:
     """Fast minimum-norm attack, L2 or Linf (``constants.norm``).
@@ -79,7 +82,7 @@ def fmn(
     """
     norm = NORMS[constants.norm]
 
-    def start(_model: AttackedModel, clean: Clean) -> _FMNSearches:
+    def start(_loop: EagerLoop, clean: Clean) -> _FMNSearches:
         return _FMNSearches(**new_searches(clean), epsilon=torch.full_like(clean.margin, torch.inf))
 
     def advance(attacked_model: AttackedModel, searches: _FMNSearches) -> None:
@@ -123,5 +126,6 @@ def fmn(
         norm=constants.norm,
         start=start,
         advance=advance,
+        execution=execution,
         on_progress=on_progress,
     )

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from robustlab.attacks.attacked_model import AttackedModel
 from robustlab.attacks.constants import Constants, constant
 from robustlab.attacks.engine import Progress, run_searches
+from robustlab.attacks.execution import Execution
+from robustlab.attacks.loops import EagerLoop
 from robustlab.attacks.result import AttackResult
 from robustlab.attacks.searches import Clean, Searches, cosine_decay, new_searches, take_pass
 from robustlab.shapes import Float, Int
@@ -105,6 +107,7 @@ def ifgsm(
     constants: IFGSM = IFGSM(),
     *,
     targeted: bool = False,
+    execution: Execution = Execution(),
     on_progress: Progress | None = None,
 ) -> AttackResult:
     """Iterative FGSM with the smallest eps that succeeds, found per image.
@@ -127,7 +130,7 @@ def ifgsm(
         InputError: inputs, labels or model that cannot be attacked.
     """
 
-    def start(_model: AttackedModel, clean: Clean) -> _IFGSMSearches:
+    def start(_loop: EagerLoop, clean: Clean) -> _IFGSMSearches:
         slope = clean.gradient.flatten(1).abs().sum(dim=1)
         linearised = (clean.margin.abs() / slope).nan_to_num(nan=1.0, posinf=1.0)
         searches = _IFGSMSearches(
@@ -166,6 +169,7 @@ def ifgsm(
         norm="linf",
         start=start,
         advance=advance,
+        execution=execution,
         on_progress=on_progress,
     )
 
@@ -176,9 +180,10 @@ def _take_step(searches: _IFGSMSearches, gradient: Tensor, constants: IFGSM) -> 
     decay = cosine_decay(step, constants.passes, 1.0, 0.0, searches.epsilon.dtype)
     last = constants.final_step_size
     step_size = searches.epsilon * last * (constants.step_size / last) ** decay
-    before = searches.adv_inputs.clone()
     active = ~searches.done
-    ifgsm_step(searches.adv_inputs, searches.inputs, gradient, step_size, searches.epsilon, active)
-    searches.stuck.copy_((searches.adv_inputs == before).flatten(1).all(dim=1))
+    _, changed = ifgsm_step(
+        searches.adv_inputs, searches.inputs, gradient, step_size, searches.epsilon, active
+    )
+    searches.stuck.copy_(~changed)
     searches.step += active
     searches.tried += active

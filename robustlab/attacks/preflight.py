@@ -40,7 +40,24 @@ def check_inputs(model: nn.Module, inputs: Tensor, labels: Tensor) -> None:
     if lowest < 0 or highest > 1:
         _warn(
             f"inputs reach from {lowest:g} to {highest:g}, attacks work in [0, 1]: "
-            "the adversarial images will be clipped to it (divide pixels by 255, normalise inside the model)"
+            "the adversarial images will be clipped to it (divide pixels by 255, normalise inside the model)",
+            levels=3,
+        )
+
+
+def check_precision(inputs: Tensor, precision: str) -> None:
+    """Refuse a precision that would be ignored.
+
+    Raises:
+        InputError: bf16 or TF32 for inputs that are not float32, TF32 elsewhere than on CUDA.
+    """
+    if precision != "ieee" and inputs.dtype != torch.float32:
+        raise InputError(
+            f"precision {precision} is for float32 inputs and models, not {inputs.dtype}; use ieee"
+        )
+    if precision == "tf32" and inputs.device.type != "cuda":
+        raise InputError(
+            f"precision tf32 exists on CUDA devices alone, not on {inputs.device}; use ieee or bf16"
         )
 
 
@@ -55,14 +72,19 @@ def check_model(logits: Tensor, gradient: Tensor) -> None:
     """Warn of outputs that look like probabilities and of gradients that are zero, at the clean images."""
     row_sums = logits.sum(dim=1)
     if (logits >= 0).all() and torch.allclose(row_sums, torch.ones_like(row_sums), atol=1e-4):
-        _warn("the model's outputs look like softmax probabilities; attacks need logits (remove the softmax)")
+        _warn(
+            "the model's outputs look like softmax probabilities; attacks need logits (remove the softmax)",
+            levels=6,
+        )
     vanished = (gradient.flatten(1) == 0).all(dim=1).sum().item()
     if vanished:
         _warn(
             f"the gradient is zero at {vanished} of {len(gradient)} clean images; "
-            "a gradient attack says nothing about their robustness"
+            "a gradient attack says nothing about their robustness",
+            levels=6,
         )
 
 
-def _warn(message: str) -> None:
-    warnings.warn(message, PreflightWarning, stacklevel=6)
+def _warn(message: str, levels: int) -> None:
+    """Warn at the line that called the attack, ``levels`` calls above the check."""
+    warnings.warn(message, PreflightWarning, stacklevel=levels + 2)

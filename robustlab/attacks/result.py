@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from robustlab.attacks.execution import Engine
 from robustlab.shapes import Bool, Float, Int
 
 
@@ -20,6 +21,7 @@ class AttackResult:
         distance: (B,), the measured distortion of ``adv_inputs`` in the attack's norm, in units of the [0, 1]
             pixel range; 0 where the clean image was already misclassified, inf where nothing was found.
         forwards, backwards: (B,), how often the image went through the model, its gradient came back.
+        engine: what it was run with; None where there was no image.
     """
 
     adv_inputs: Float[Tensor, "batch ..."]
@@ -27,3 +29,4 @@ class AttackResult:
     distance: Float[Tensor, " batch"]
     forwards: Int[Tensor, " batch"]
     backwards: Int[Tensor, " batch"]
+    engine: Engine | None = None

@@ -14,10 +14,6 @@ from robustlab.shapes import Bool, Float, Int
 
 State = TypeVar("State", bound="Searches")
 
-# A success must survive another batch size and another order of summation: the margin has to be below minus
-# so many roundings of the largest logit.
-_ROUNDINGS = 16
-
 
 def l2_norm(perturbation: Float[Tensor, "batch ..."]) -> Float[Tensor, " batch"]:
     """||.||_2 of each image's perturbation."""
@@ -35,14 +31,6 @@ NORMS = {"l2": l2_norm, "linf": linf_norm}
 def per_image(values: Tensor, images: Tensor) -> Tensor:
     """One value per image (B,), shaped so that it broadcasts over the images (B, ...)."""
     return values.view(-1, *(1,) * (images.dim() - 1))
-
-
-def is_adversarial(
-    logits: Float[Tensor, "batch classes"], margin: Float[Tensor, " batch"]
-) -> Bool[Tensor, " batch"]:
-    """The margin is below zero by more than rounding."""
-    rounding = _ROUNDINGS * torch.finfo(logits.dtype).eps
-    return margin < -rounding * logits.abs().amax(dim=1)
 
 
 @dataclass
@@ -140,11 +128,11 @@ def take_pass(model: AttackedModel, searches: Searches, norm: str, *, soft: bool
         soft: the gradient is the cross-entropy's direction instead of the margin's.
     """
     active = ~searches.done
-    logits, margins, gradient = model.margin_gradient(searches.adv_inputs, searches.labels, soft=soft)
+    margins, gradient = model.margin_gradient(searches.adv_inputs, searches.labels, soft=soft)
     searches.forwards += active
     searches.backwards += active
     distance = NORMS[norm](searches.adv_inputs - searches.inputs)
-    adversarial = active & is_adversarial(logits, margins.value)
+    adversarial = active & margins.adversarial
     track_best(searches.best, searches.best_distance, searches.adv_inputs, distance, adversarial)
     return Pass(active, margins.value, gradient, distance, adversarial)
 

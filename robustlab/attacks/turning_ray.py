@@ -5,18 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from robustlab_kernels import ray_step, track_best
+from robustlab_kernels import margin, ray_step, track_best
 from torch import Tensor, nn
 
 from robustlab.attacks.attacked_model import AttackedModel
 from robustlab.attacks.constants import Constants, constant
 from robustlab.attacks.engine import Progress, run_searches
+from robustlab.attacks.execution import Execution
+from robustlab.attacks.loops import Advance, EagerLoop
 from robustlab.attacks.result import AttackResult
 from robustlab.attacks.searches import (
     Clean,
     Searches,
     cosine_decay,
-    is_adversarial,
     l2_norm,
     new_searches,
     per_image,
@@ -97,6 +98,7 @@ def turning_ray_l2(
     constants: TurningRayL2 = TurningRayL2(),
     *,
     targeted: bool = False,
+    execution: Execution = Execution(),
     on_progress: Progress | None = None,
 ) -> AttackResult:
     """A minimum-norm L2 attack of a few dozen passes: turn a ray from the clean image, solve for its radius.
@@ -108,8 +110,8 @@ def turning_ray_l2(
     Args, returns and errors as :func:`robustlab.attacks.carlini_wagner_l2`.
     """
 
-    def start(attacked_model: AttackedModel, clean: Clean) -> Searches:
-        return start_rays(attacked_model, clean, constants)
+    def start(loop: EagerLoop, clean: Clean) -> Searches:
+        return start_rays(loop.model, clean, constants)
 
     def advance(attacked_model: AttackedModel, searches: Searches) -> None:
         advance_rays(attacked_model, searches, constants)
@@ -122,6 +124,7 @@ def turning_ray_l2(
         norm="l2",
         start=start,
         advance=advance,
+        execution=execution,
         on_progress=on_progress,
         rivals=1 if targeted else constants.rivals,
     )
@@ -138,17 +141,15 @@ def start_rays(model: AttackedModel, clean: Clean, constants: TurningRayL2) -> S
     searches = Searches(**new_searches(clean)).select(image)
     rivals = clean.rivals[image, nearest]
     _move(searches, clean.margins[image, nearest], clean.gradients[nearest, image], constants)
-    probes = min(constants.probe_steps, constants.steps) if count > 1 else 1
+    probes = _probes(constants, count)
+    sign = -1.0 if model.targeted else 1.0
     for _ in range(1, probes):
         logits, gradient = model.rival_gradient(searches.adv_inputs, searches.labels, rivals)
-        margins = logits.gather(1, searches.labels[:, None]) - logits.gather(1, rivals[:, None])
-        highest = logits.scatter(1, searches.labels[:, None], -torch.inf).amax(dim=1)
-        own = logits.gather(1, searches.labels[:, None])[:, 0]
-        sign = -1.0 if model.targeted else 1.0
-        adversarial = is_adversarial(logits, sign * (own - highest))
+        to_any = margin(logits, searches.labels, targeted=model.targeted)
         distance = l2_norm(searches.adv_inputs - searches.inputs)
-        track_best(searches.best, searches.best_distance, searches.adv_inputs, distance, adversarial)
-        _move(searches, sign * margins[:, 0], gradient, constants)
+        track_best(searches.best, searches.best_distance, searches.adv_inputs, distance, to_any.adversarial)
+        own, rival = (logits.gather(1, classes[:, None])[:, 0] for classes in (searches.labels, rivals))
+        _move(searches, sign * (own - rival), gradient, constants)
 
     # The best candidate is the nearest adversarial one; where there is none, the one that went least far.
     reached = l2_norm(searches.adv_inputs - searches.inputs)
@@ -161,12 +162,20 @@ def start_rays(model: AttackedModel, clean: Clean, constants: TurningRayL2) -> S
     return winners
 
 
-def run_rays(model: AttackedModel, clean: Clean, constants: TurningRayL2) -> Searches:
-    """All steps at once, for an attack that starts from the result."""
-    searches = start_rays(model, clean, constants)
-    while not searches.done.all():
-        advance_rays(model, searches, constants)
-    return searches
+def run_rays(loop: EagerLoop, clean: Clean, constants: TurningRayL2, advance: Advance) -> Searches:
+    """All steps at once, for an attack that starts from the result.
+
+    Args:
+        advance: ``advance_rays`` with these constants, the same function each time: a loop knows it again.
+    """
+    count = min(constants.candidates, clean.rivals.shape[1])
+    passes = constants.steps - _probes(constants, count) + 1
+    return loop.repeat(start_rays(loop.model, clean, constants), advance, passes)
+
+
+def _probes(constants: TurningRayL2, count: int) -> int:
+    """Steps that ``count`` candidates make before the best one goes on alone."""
+    return min(constants.probe_steps, constants.steps) if count > 1 else 1
 
 
 def advance_rays(model: AttackedModel, searches: Searches, constants: TurningRayL2) -> None:

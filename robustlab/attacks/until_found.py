@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from robustlab.attacks.constants import Constants
 from robustlab.attacks.engine import Progress
+from robustlab.attacks.execution import Execution
 from robustlab.attacks.result import AttackResult
 from robustlab.shapes import Float, Int
 
@@ -21,6 +22,7 @@ def attack_until_found(
     *,
     max_widenings: int = 3,
     targeted: bool = False,
+    execution: Execution = Execution(),
     on_progress: Progress | None = None,
 ) -> AttackResult:
     """Run ``attack``, then again on the images it missed, each time with ``constants.widened()``.
@@ -33,13 +35,17 @@ def attack_until_found(
     Returns:
         AttackResult of all images, passes added up over the runs.
     """
-    result = attack(model, inputs, labels, constants, targeted=targeted, on_progress=on_progress)
+    result = attack(
+        model, inputs, labels, constants, targeted=targeted, execution=execution, on_progress=on_progress
+    )
     for _ in range(max_widenings):
         missed = (~result.success).nonzero()[:, 0]
         if len(missed) == 0:
             break
         constants = constants.widened()
-        again = attack(model, inputs[missed], labels[missed], constants, targeted=targeted)
+        again = attack(
+            model, inputs[missed], labels[missed], constants, targeted=targeted, execution=execution
+        )
         result.adv_inputs[missed] = again.adv_inputs
         result.success[missed] = again.success
         result.distance[missed] = again.distance

@@ -17,11 +17,11 @@ from robustlab.attacks import (
     FMN,
     IFGSM,
     CarliniWagnerL2,
+    Execution,
     PreflightWarning,
     TurningRayL2,
     carlini_wagner_l2,
     ddn,
-    engine,
     fmn,
     ifgsm,
     turning_ray_l2,
@@ -173,13 +173,31 @@ def test_neighbours_do_not_matter(case: Case, tiny_cnn: nn.Module, tiny_images: 
 
 
 @every_attack
-def test_refilled_batches(case: Case, tiny_cnn: nn.Module, tiny_images: Tensor, monkeypatch: Any) -> None:
+def test_refilled_batches(case: Case, tiny_cnn: nn.Module, tiny_images: Tensor) -> None:
     """Images that wait until others have left get the same distances as in one batch."""
     images = tiny_images[:6]
     labels = tiny_cnn(images).argmax(1)
     together = case(tiny_cnn, images, labels)
-    monkeypatch.setitem(engine._BATCH_SIZE, "cpu", 4)  # two wait, then join those still at work
-    torch.testing.assert_close(case(tiny_cnn, images, labels).distance, together.distance, rtol=0, atol=1e-9)
+    four = Execution(batch_size=4)  # two wait, then join those still at work
+    refilled = case(tiny_cnn, images, labels, execution=four)
+    torch.testing.assert_close(refilled.distance, together.distance, rtol=0, atol=1e-9)
+
+
+@every_attack
+def test_both_loops_find_the_same_images(case: Case, tiny_cnn: nn.Module, tiny_images: Tensor) -> None:
+    """Padded buffers advanced several passes between checks give the eager loop's images, in float64."""
+    labels = tiny_cnn(tiny_images).argmax(1)
+    labels[0] = (labels[0] + 1) % 5
+    eager = case(tiny_cnn, tiny_images, labels)
+    for execution in (
+        Execution(loop="graph", passes_between_checks=3),
+        Execution(loop="graph", passes_between_checks=10, batch_size=5),
+    ):
+        graph = case(tiny_cnn, tiny_images, labels, execution=execution)
+        assert (eager.engine.loop, graph.engine.loop) == ("eager", "graph")
+        assert torch.equal(eager.success, graph.success)
+        torch.testing.assert_close(graph.adv_inputs, eager.adv_inputs, rtol=0, atol=1e-9)
+        assert torch.equal(graph.forwards, eager.forwards)
 
 
 @every_attack
@@ -259,7 +277,7 @@ def test_passes_are_counted(case: Case, tiny_cnn: nn.Module, tiny_images: Tensor
     image = tiny_images[:1]
     model = Counting(tiny_cnn).eval()
     result = case(model, image, tiny_cnn(image).argmax(1))
-    idle = engine._PASSES_BETWEEN_CHECKS["cpu"]
+    idle = 1  # the CPU's passes between checks
     assert result.forwards <= model.forwards <= result.forwards + idle + 1  # 1: how many classes there are
     assert result.backwards <= model.backwards <= result.backwards + idle
 

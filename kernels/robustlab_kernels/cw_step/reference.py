@@ -35,8 +35,14 @@ def cw_step(
     first_scale = (learning_rate / -torch.expm1(count * math.log(BETA_1))).view(per_image)
     second_scale = (-torch.expm1(count * math.log(BETA_2))).rsqrt().view(per_image)
     moved = w - first_scale * first / (second.sqrt() * second_scale + EPSILON)
-    first_moment.copy_(torch.where(alive, first, first_moment))
-    second_moment.copy_(torch.where(alive, second, second_moment))
-    w.copy_(torch.where(alive, moved, w))
-    adv_inputs.copy_(torch.where(alive, torch.sigmoid(2 * w), adv_inputs))
+    changed = (
+        (first_moment, first),
+        (second_moment, second),
+        (w, moved),
+        (adv_inputs, torch.sigmoid(2 * moved)),
+    )
+    # A CPU can say for nothing whether there is anything to leave untouched; a mask costs as much as a copy.
+    every_image = active.device.type == "cpu" and bool(active.all())
+    for tensor, values in changed:
+        tensor.copy_(values if every_image else torch.where(alive, values, tensor))
     return (adv_inputs - inputs).flatten(1).square().sum(dim=1)

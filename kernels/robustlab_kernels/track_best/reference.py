@@ -11,6 +11,9 @@ def track_best(
 ) -> Tensor:
     """See :func:`robustlab_kernels.track_best`."""
     nearer = adversarial & (distance < best_distance)
+    # Most steps improve nothing; a CPU can say so for nothing, another device would have to be waited for.
+    if nearer.device.type == "cpu" and not nearer.any():
+        return nearer
     best_distance.copy_(torch.where(nearer, distance, best_distance))
     per_image = (-1,) + (1,) * (best.dim() - 1)
     best.copy_(torch.where(nearer.view(per_image), adv_inputs, best))

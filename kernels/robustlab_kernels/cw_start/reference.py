@@ -1,0 +1,32 @@
+"""Where a run of Carlini and Wagner's Adam begins: w from an image, moments of zero."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def cw_start(
+    w: Tensor,
+    adv_inputs: Tensor,
+    first_moment: Tensor,
+    second_moment: Tensor,
+    squared_l2: Tensor,
+    inputs: Tensor,
+    origin: Tensor,
+    begins: Tensor,
+    inside: float,
+) -> None:
+    """See :func:`robustlab_kernels.cw_start`."""
+    # Most steps begin nothing; a CPU can say so for nothing, another device would have to be waited for.
+    if begins.device.type == "cpu" and not begins.any():
+        return
+    chosen = begins.view((-1,) + (1,) * (w.dim() - 1))
+    start = torch.atanh((2 * origin - 1).clamp(-1, 1) * inside)
+    image = torch.sigmoid(2 * start)
+    w.copy_(torch.where(chosen, start, w))
+    adv_inputs.copy_(torch.where(chosen, image, adv_inputs))
+    first_moment.masked_fill_(chosen, 0)
+    second_moment.masked_fill_(chosen, 0)
+    distance = (image - inputs).flatten(1).square().sum(dim=1)
+    squared_l2.copy_(torch.where(begins, distance, squared_l2))
