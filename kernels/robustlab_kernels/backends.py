@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
@@ -54,4 +55,11 @@ class Operator:
         leading: Tensor = arguments[0]
         if backend == "reference" or (backend is None and not (leading.is_cuda and TRITON_INSTALLED)):
             return self.reference(*arguments)
-        return self.registered(*arguments) if leading.is_cuda else self.fused(*arguments)
+        if leading.is_cuda:
+            return self.registered(*arguments)
+        if TRITON_INSTALLED and os.environ.get("TRITON_INTERPRET") != "1":
+            raise ValueError(
+                f"{self.name} with backend='fused' needs tensors on a CUDA device, got {leading.device}; Triton's "
+                "interpreter takes others: set TRITON_INTERPRET=1 before the first call"
+            )
+        return self.fused(*arguments)
