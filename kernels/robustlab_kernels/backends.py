@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Callable
+from importlib import metadata
 from importlib.util import find_spec
 from typing import Any
 
@@ -13,6 +14,11 @@ from torch import Tensor
 
 BACKENDS = ("reference", "fused")
 TRITON_INSTALLED = find_spec("triton") is not None
+
+
+def kernels_version() -> str:
+    """What runs on a CUDA device: "triton" and its version, or "reference" where Triton is not installed."""
+    return f"triton {metadata.version('triton')}" if TRITON_INSTALLED else "reference"
 
 
 class Operator:
