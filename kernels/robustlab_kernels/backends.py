@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable
-from importlib.metadata import version
+from importlib import metadata
 from importlib.util import find_spec
 from typing import Any
 
@@ -13,6 +14,11 @@ from torch import Tensor
 
 BACKENDS = ("reference", "fused")
 TRITON_INSTALLED = find_spec("triton") is not None
+
+
+def kernels_version() -> str:
+    """What runs on a CUDA device: "triton" and its version, or "reference" where Triton is not installed."""
+    return f"triton {metadata.version('triton')}" if TRITON_INSTALLED else "reference"
 
 
 class Operator:
@@ -55,9 +61,11 @@ class Operator:
         leading: Tensor = arguments[0]
         if backend == "reference" or (backend is None and not (leading.is_cuda and TRITON_INSTALLED)):
             return self.reference(*arguments)
-        return self.registered(*arguments) if leading.is_cuda else self.fused(*arguments)
-
-
-def kernels_for(tensor: Tensor) -> str:
-    """What the operators run on such a tensor by default: "torch", or "triton" and its version."""
-    return f"triton {version('triton')}" if tensor.is_cuda and TRITON_INSTALLED else "torch"
+        if leading.is_cuda:
+            return self.registered(*arguments)
+        if TRITON_INSTALLED and os.environ.get("TRITON_INTERPRET") != "1":
+            raise ValueError(
+                f"{self.name} with backend='fused' needs tensors on a CUDA device, got {leading.device}; Triton's "
+                "interpreter takes others: set TRITON_INTERPRET=1 before the first call"
+            )
+        return self.fused(*arguments)

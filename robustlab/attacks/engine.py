@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Generic
 
 import torch
-from robustlab_kernels import kernels_for
+from robustlab_kernels import kernels_version
 from torch import Tensor, nn
 
 from robustlab.attacks.attacked_model import AttackedModel, attacked
@@ -79,7 +79,8 @@ def run_searches(
             attacked_model, inputs, labels, norm, start, advance, execution, on_progress, rivals, result
         )
         run.to_the_end()
-        engine = Engine(run.loop.name, attacked_model.precision, kernels_for(inputs), run.loop.fallback)
+        kernels = kernels_version() if inputs.is_cuda else "reference"
+        engine = Engine(run.loop.name, attacked_model.precision, kernels, run.loop.fallback)
     return replace(result, engine=engine)
 
 

@@ -54,7 +54,7 @@ class Engine:
     Attributes:
         loop: "eager" or "graph".
         precision: of the network: "float32", "float64", "tf32", "bf16".
-        kernels: "torch" where the operators' reference ran, or Triton and its version.
+        kernels: "reference" where the operators ran in plain torch, or "triton" and its version.
         fallback: why the graph loop was left for the eager one; empty where it was not.
     """
 
