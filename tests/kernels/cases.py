@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from robustlab_kernels import cw_step, ifgsm_step, margin, ray_step, search_update, track_best
+from robustlab_kernels import cw_start, cw_step, ifgsm_step, margin, ray_step, search_update, track_best
 from torch import Tensor
 
 LENGTHS = (1, 63, 1000, 3 * 32 * 32 + 1)
@@ -121,6 +121,22 @@ def cw_case(length: int) -> Case:
     return Case("cw_step", cw_step, arguments, ("w", "adv_inputs", "first_moment", "second_moment"))
 
 
+def start_case(length: int) -> Case:
+    arguments = cw_case(length).arguments
+    names = ("w", "adv_inputs", "first_moment", "second_moment")
+    arguments = {name: arguments[name] for name in names}
+    arguments["squared_l2"] = per_image(0, 1)
+    arguments["inputs"] = images(length)
+    arguments["origin"] = images(length)
+    arguments["begins"] = active()
+    changed = (*names, "squared_l2")
+    return Case("cw_start", partial(_with_inside, cw_start), arguments, changed)
+
+
+def _with_inside(operator: Callable[..., None], *arguments: Tensor, backend: str) -> None:
+    operator(*arguments, 0.999, backend=backend)
+
+
 def ifgsm_case(length: int) -> Case:
     inputs = images(length)
     arguments = {
@@ -208,6 +224,7 @@ def all_cases(length: int) -> list[Case]:
     ]
     return [
         cw_case(length),
+        start_case(length),
         ifgsm_case(length),
         track_best_case(length),
         search_case(),

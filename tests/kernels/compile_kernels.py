@@ -66,6 +66,7 @@ def calls(dtype: torch.dtype, row: tuple[int, ...]) -> list[tuple[str, tuple[Any
     flag, count = torch.zeros(2, dtype=torch.bool), torch.zeros(2, dtype=torch.int64)
     images = [(name, arguments) for name, arguments in (
         ("cw_step", (image, image, image, image, image, image, value, count, value, flag)),
+        ("cw_start", (image, image, image, image, value, image, image, flag, 0.999)),
         ("ifgsm_step", (image, image, image, value, value, flag)),
         ("track_best", (image, value, image, value, flag)),
         ("ray_step", (image, image, value, image, value, value, value)),

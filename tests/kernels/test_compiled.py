@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from robustlab_kernels import backends
 
-ON_IMAGES = ("cw_step", "ifgsm_step", "track_best", "ray_step")
+ON_IMAGES = ("cw_start", "cw_step", "ifgsm_step", "track_best", "ray_step")
 ROOT = Path(__file__).parents[2]
 
 
@@ -33,7 +33,7 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 
 def test_every_kernel_was_compiled(kernels: list[dict[str, Any]]) -> None:
-    """Six operators for three generations of GPUs in float32, and both types for one."""
+    """Seven operators for three generations of GPUs in float32, and both types for one."""
     for capability in (80, 90, 100):
         assert {kernel["operator"] for kernel in kernels if kernel["capability"] == capability} == {
             *ON_IMAGES, "margin", "search_update",

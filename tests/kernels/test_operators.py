@@ -14,7 +14,7 @@ import torch
 from robustlab_kernels import backends
 from torch import Tensor
 
-from tests.kernels.cases import Case, all_cases
+from tests.kernels.cases import Case, all_cases, ifgsm_case
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::RuntimeWarning:triton"
@@ -22,7 +22,11 @@ pytestmark = pytest.mark.filterwarnings(
 
 CASES = [pytest.param(case, id=str(case)) for case in all_cases(60)]
 KERNELS = Path(backends.__file__).parents[1]
-SETTINGS: dict[str, tuple[Any, ...]] = {"search_update": (10.0,), "margin": (False, True, 0.5)}
+SETTINGS: dict[str, tuple[Any, ...]] = {
+    "search_update": (10.0,),
+    "cw_start": (0.999,),
+    "margin": (False, True, 0.5),
+}
 
 
 def registered(case: Case) -> tuple[Callable[..., Any], tuple[Any, ...]]:
@@ -122,7 +126,7 @@ def test_an_unknown_backend_is_refused(case: Case) -> None:
 
 def test_kernels_refuse_what_they_cannot_take(monkeypatch: pytest.MonkeyPatch) -> None:
     """CPU tensors outside the interpreter, other dtypes and shapes that do not fit raise before anything runs."""
-    case = all_cases(60)[1]
+    case = ifgsm_case(60)
     with monkeypatch.context() as outside:
         outside.delenv("TRITON_INTERPRET", raising=False)
         with pytest.raises(ValueError, match="CUDA device, got cpu"):

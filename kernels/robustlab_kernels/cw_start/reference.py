@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from robustlab_kernels.host import on_host
+
 
 def cw_start(
     w: Tensor,
@@ -18,8 +20,7 @@ def cw_start(
     inside: float,
 ) -> None:
     """See :func:`robustlab_kernels.cw_start`."""
-    # Most steps begin nothing; a CPU can say so for nothing, another device would have to be waited for.
-    if begins.device.type == "cpu" and not begins.any():
+    if on_host(begins) and not begins.any():  # most steps begin nothing
         return
     chosen = begins.view((-1,) + (1,) * (w.dim() - 1))
     start = torch.atanh((2 * origin - 1).clamp(-1, 1) * inside)

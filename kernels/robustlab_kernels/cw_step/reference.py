@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from robustlab_kernels.host import on_host
+
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # Kingma and Ba 2015, algorithm 1
 
 
@@ -41,8 +43,7 @@ def cw_step(
         (w, moved),
         (adv_inputs, torch.sigmoid(2 * moved)),
     )
-    # A CPU can say for nothing whether there is anything to leave untouched; a mask costs as much as a copy.
-    every_image = active.device.type == "cpu" and bool(active.all())
+    every_image = on_host(active) and bool(active.all())  # a mask costs as much as a copy
     for tensor, values in changed:
         tensor.copy_(values if every_image else torch.where(alive, values, tensor))
     return (adv_inputs - inputs).flatten(1).square().sum(dim=1)
