@@ -44,8 +44,8 @@ class AttackedModel:
             return images
         return images.contiguous(memory_format=torch.channels_last)
 
-    def _forward(self, images: Tensor) -> Tensor:
-        """The network's logits, in the images' own type whatever the network computes in."""
+    def network(self, images: Tensor) -> Tensor:
+        """The logits (B, N), in the images' own type whatever the network computes in; autograd as it is set."""
         if not self._low:
             return _checked_logits(self.fast(images), images)
         if self._own_copy:
@@ -63,7 +63,7 @@ class AttackedModel:
     def logits(self, images: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch classes"]:
         """One forward pass, no gradient."""
         with torch.no_grad():
-            return self._forward(images)
+            return self.network(images)
 
     def margin_gradient(
         self,
@@ -80,7 +80,7 @@ class AttackedModel:
         """
         with torch.enable_grad():
             images = images.detach().requires_grad_()
-            logits = self._forward(images)
+            logits = self.network(images)
         detached = logits.detach()
         margins = margin(detached, labels, targeted=self.targeted, soft=soft, confidence=confidence)
         return margins, self._back(logits, images, margins.gradient)
@@ -97,7 +97,7 @@ class AttackedModel:
         """
         with torch.enable_grad():
             images = images.detach().requires_grad_()
-            logits = self._forward(images)
+            logits = self.network(images)
         detached = logits.detach()
         count = min(count, logits.shape[1] - 1)
         others = detached.scatter(1, labels[:, None], -torch.inf)
@@ -114,7 +114,7 @@ class AttackedModel:
         """One forward pass and one input gradient: logits, and the gradient of the margin to a given class."""
         with torch.enable_grad():
             images = images.detach().requires_grad_()
-            logits = self._forward(images)
+            logits = self.network(images)
         downstream = self.pair_gradient(logits.detach(), labels, rivals)
         return logits.detach(), self._back(logits, images, downstream)
 
