@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup study test test-slow check format bench clean
+.PHONY: help setup study test test-slow test-gpu check format bench bench-gpu clean
 
 help:
 	@echo "make study      train, attack and chart the embedded digits, tracked in MLflow (about 5 minutes on 2 cores)"
@@ -13,6 +13,8 @@ help:
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make check      linters, types, import rules; never edits"
 	@echo "make bench      attack libraries side by side (hours; BENCH=--quick: minutes; benchmarks/README.md)"
+	@echo "make test-gpu   the tests that need a CUDA device (GPU_PYTHON=python3: without an environment of its own)"
+	@echo "make bench-gpu  operators, attack steps and peers on a CUDA device (GPU_PYTHON as above)"
 	@echo "make setup      only make the environment ($(VENV))"
 
 setup: $(READY)
@@ -47,6 +49,20 @@ $(VENV)/.bench-ready: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps adv-lib torchattacks
 	@touch $@
+
+# A GPU machine may have torch, triton and pytest, and no way to install more: GPU_PYTHON names its interpreter then.
+ifdef GPU_PYTHON
+GPU_READY :=
+else
+GPU_PYTHON := $(BIN)/python
+GPU_READY := $(READY)
+endif
+
+test-gpu: $(GPU_READY)
+	$(GPU_PYTHON) -m pytest -o addopts="-ra --strict-markers --import-mode=importlib" -m gpu tests/kernels tests/gpu
+
+bench-gpu: $(GPU_READY)
+	PYTHONPATH=.:kernels $(GPU_PYTHON) -m benchmarks.on_gpu $(BENCH)
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

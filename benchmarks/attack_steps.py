@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from benchmarks.contenders import Effort
 from benchmarks.gpu import graph_timer, spread
-from benchmarks.peers import missing_peers, peer_contenders
+from benchmarks.peers import foolbox_cw, missing_peers, peer_contenders
 from robustlab.attacks import IFGSM, AttackResult, CarliniWagnerL2, Execution, carlini_wagner_l2, ifgsm
 from robustlab.attacks.attacked_model import attacked
 from robustlab.models import build_model
@@ -155,6 +155,8 @@ def cw_rows(subject: Subject) -> tuple[list[dict[str, Any]], dict[str, str]]:
             (f"robustlab: cw, {precision}", _ours(CarliniWagnerL2(), execution)),
         ]
     contenders += [(peer.key, peer.attack) for peer in peer_contenders(Effort()) if "cw 9x1000" in peer.name]
+    if "foolbox" not in missing_peers():
+        contenders.append(("foolbox: cw 9x1000", partial(foolbox_cw, search_steps=9, iterations=1000)))
     rows = []
     for key, attack in contenders:
         torch.cuda.synchronize()

@@ -114,7 +114,9 @@ def train(
 ) -> TrainingResult:
     """Train ``model`` in place and leave it in evaluation mode.
 
-    The same seed, machine and versions give bit-identical weights on the CPU.
+    The same seed, machine and versions give bit-identical weights on the CPU. On CUDA the network's convolutions
+    and matrix products run in bf16 (autocast), weights and optimiser stay in float32
+    (docs/decisions/0007-precision-on-cuda.md).
 
     Args:
         model: on the subset's device; takes (B, C, H, W) in [0, 1], returns logits (B, N).
@@ -138,6 +140,7 @@ def train(
         momentum=recipe.momentum,
         nesterov=recipe.momentum > 0,
         weight_decay=recipe.weight_decay,
+        fused=device.type == "cuda",  # one launch for all parameters; on the CPU it would round differently
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: learning_rate_factor(step, total_steps, recipe)
@@ -156,8 +159,10 @@ def train(
             if augmentation is not None:
                 inputs = augmentation(inputs, augmentation_generator)
             inputs = inputs.contiguous(memory_format=torch.channels_last)
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
+                logits = model(inputs)
             loss = functional.cross_entropy(
-                model(inputs), subset.labels[batch], label_smoothing=recipe.label_smoothing
+                logits.float(), subset.labels[batch], label_smoothing=recipe.label_smoothing
             )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
