@@ -179,19 +179,36 @@ def _with_growth(operator: Callable[..., None], *arguments: Tensor, backend: str
 
 
 def ray_case(length: int) -> Case:
-    inputs = images(length)
+    inputs, gradient = images(length), gradients(length)
     x = (inputs + 0.1 * torch.randn(BATCH, length)).clamp(0, 1)
     x[0] = inputs[0]  # a ray of no length
+    turn, inside, limit = per_image(0.3, 1.8), per_image(0, 0.02), per_image(0.2, 0.4)
     arguments = {
         "adv_inputs": x,
         "inputs": inputs,
-        "margin": torch.tensor([1.0, -1.0, 0.5, 2.0, 1e15, 1.0, -3.0]),
-        "gradient": gradients(length),
-        "turn": per_image(0, 1.8),
-        "inside": per_image(0, 0.02),
-        "limit": per_image(0.05, 0.3),
+        "margin": _margin_that_ends(x, inputs, gradient, turn, inside, limit),
+        "gradient": gradient,
+        "turn": turn,
+        "inside": inside,
+        "limit": limit,
     }
+    arguments["margin"][1] = -1e3  # far outside: the limit stops it
     return Case("ray_step", ray_step, arguments)
+
+
+def _margin_that_ends(
+    x: Tensor, inputs: Tensor, gradient: Tensor, turn: Tensor, inside: Tensor, limit: Tensor
+) -> Tensor:
+    """The margin whose zero on the ray lies half the limit out or in, so that Newton's steps decide the radius."""
+    half = 0.5 * torch.tensor([1.0, -1.0, -1.0, 1.0, 1.0, 1.0, -1.0])
+    towards = [
+        ray_step(x, inputs, s * torch.ones(BATCH), gradient, turn, inside, half.abs() * limit)
+        for s in (1e30, -1e30)
+    ]
+    end = torch.where((half > 0)[:, None], *towards)
+    offset = x - inputs
+    aimed = inside * gradient.norm(dim=1) * offset.norm(dim=1)
+    return (gradient * (x - end)).sum(dim=1) - aimed
 
 
 def margin_case(classes: int, *, targeted: bool, soft: bool, confidence: float = 0.0) -> Case:

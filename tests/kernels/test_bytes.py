@@ -44,9 +44,7 @@ def traffic(monkeypatch: pytest.MonkeyPatch) -> Iterator[Traffic]:
         def __getattr__(self, name: str) -> object:
             return getattr(inner, name)
 
-        def load(
-            self, addresses: np.ndarray, mask: np.ndarray, other: np.ndarray, dtype: np.dtype
-        ) -> np.ndarray:
+        def load(self, addresses: Any, mask: Any, other: Any, dtype: Any) -> Any:
             seen.read |= dict.fromkeys(
                 np.asarray(addresses)[np.asarray(mask)].tolist(), np.dtype(dtype).itemsize
             )

@@ -145,6 +145,18 @@ def test_any_layout_gives_the_same_pixels(make: Callable[[int], Case], layout: s
     assert_near_truth(in_shape, got)
 
 
+@pytest.mark.parametrize("case", MEDIUM)
+def test_values_per_image_may_be_strided(case: Case, device: str) -> None:
+    """Columns of a larger tensor serve as values per image and are changed where they lie; logits may be transposed."""
+
+    def stride(name: str, value: Tensor) -> Tensor:
+        if value.dim() == 1:
+            return torch.stack([value, torch.zeros_like(value)], dim=1)[:, 0]
+        return value.t().contiguous().t() if name == "logits" else value
+
+    assert_near_truth(case, run_in_place(case.with_arguments(stride), device))
+
+
 def run_in_place(case: Case, device: str) -> dict[str, Tensor]:
     """As ``Case.run``, which copies its arguments, keeping their strides."""
     arguments = dict(case.arguments)
@@ -154,7 +166,7 @@ def run_in_place(case: Case, device: str) -> dict[str, Tensor]:
             storage, value.storage_offset(), value.size(), value.stride()
         )
     returned = case.operator(*arguments.values(), backend="fused")
-    returned = returned if isinstance(returned, tuple) else (returned,)
+    returned = () if returned is None else returned if isinstance(returned, tuple) else (returned,)
     results = {f"returned {position}": value for position, value in enumerate(returned)}
     return {name: value.cpu() for name, value in (results | {n: arguments[n] for n in case.changed}).items()}
 
