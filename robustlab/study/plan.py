@@ -87,6 +87,7 @@ class StudyPlan:
         augmentation = variant.augmentation(self.dataset)
         return {
             "dataset_digest": self.dataset.digest,
+            "tuning_images": len(self.dataset.tuning),  # these test images are held out
             "grid.sizes": ",".join(map(str, self.sizes)),
             "augmentation": "none" if augmentation is None else _enabled(augmentation),
             "attacks": ",".join(self.attacks),
