@@ -49,7 +49,9 @@ def attack(
     if not names or set(names) - set(ATTACKS):
         raise InputError(f"--attacks is {attacks!r}; choose from {', '.join(ATTACKS)}")
     changes = {"cw": cw, "ifgsm": ifgsm}
-    options.resolve_constants("untuned", "", names, changes)  # what is wrong with them is said before anything loads
+    options.resolve_constants(
+        "untuned", "", names, changes
+    )  # what is wrong with them is said before anything loads
     if images < 0:
         raise InputError(f"--images is {images}; give 0 (all) or a positive count")
     place = options.parse_device(device) or default_device()

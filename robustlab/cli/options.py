@@ -69,8 +69,8 @@ AttackConstants = Annotated[
     str,
     typer.Option(
         "--constants",
-        help="Attack constants for all sizes: default (tuned ones where they are shipped for the data set), untuned (the "
-        "attacks' own defaults), or comma-separated attack_constants.json files and runs:/<id>[/path].",
+        help="Attack constants for all sizes: default (tuned ones where they are shipped for the data set), untuned "
+        "(the attacks' own defaults), or comma-separated attack_constants.json files and runs:/<id>[/path].",
     ),
 ]
 CW = Annotated[
@@ -83,7 +83,8 @@ CW = Annotated[
 Ifgsm = Annotated[
     str,
     typer.Option(
-        help=f"I-FGSM constants as name=value,..., on top of --constants; auto: just those. Names: {_constants_help(IFGSM)}."
+        help="I-FGSM constants as name=value,..., on top of --constants; auto: just those. "
+        f"Names: {_constants_help(IFGSM)}."
     ),
 ]
 DataDir = Annotated[
