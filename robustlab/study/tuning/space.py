@@ -16,7 +16,7 @@ from robustlab.study.tuning.constants_file import CONSTANTS
 # A field's own range says what is valid; here is, for those whose range is wider than any sensible search or that
 # say how much work an attack does, where to look: (low, high, logarithmic). Fields that are marked tunable and not
 # named here are searched over their whole range.
-_WHERE_TO_LOOK: dict[str, dict[str, tuple[float, float, bool] | None]] = {
+_WHERE_TO_LOOK: dict[str, dict[str, tuple[float | int, float | int, bool] | None]] = {
     "cw": {
         "warm_starts": (0, 3, False),
         "warm_steps": (6, 120, True),
@@ -48,8 +48,8 @@ class Dimension:
 
     name: str
     kind: type
-    low: float = 0.0
-    high: float = 0.0
+    low: float | int = 0
+    high: float | int = 0
     log: bool = False
     choices: tuple[bool | str, ...] = ()
 
@@ -117,7 +117,7 @@ def _constants_of(attack: str) -> type[Constants]:
     return CONSTANTS[attack]
 
 
-def _dimension(entry: Field[object], hint: tuple[float, float, bool] | None) -> Dimension:
+def _dimension(entry: Field[object], hint: tuple[float | int, float | int, bool] | None) -> Dimension:
     kind, metadata = type(entry.default), entry.metadata
     if kind is bool:
         return Dimension(entry.name, kind, choices=(False, True))

@@ -165,7 +165,7 @@ def start_child(store: StudyStore, name: str, kind: str, attack: str, constants:
     return store.start_child(name, {"robustlab.kind": kind, "robustlab.attack": attack}, params)
 
 
-def end_child(store: StudyStore, run_id: str, metrics: Mapping[str, float], state: str) -> None:
+def end_child(store: StudyStore, run_id: str, metrics: Mapping[str, float | int], state: str) -> None:
     """Log the result and end the run."""
     store.log_metrics(run_id, metrics)
     store.log_tags(run_id, {"robustlab.state": state})
