@@ -29,6 +29,7 @@ from robustlab.study.tuning.subjects import Outcome, Subjects
 _STARTUP_TRIALS = 10
 _POPULATION = 20
 _P_THRESHOLD = 0.1
+_TIE_BREAK = 1e-6
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
@@ -201,7 +202,8 @@ def _attack(
             on_batch(done, len(ids))
         if search.mode == "cheapest":
             steps[batch] = _batch_cost(search, subjects, outcome, model, images)
-            trial.report(steps[batch], step=batch)
+            # Equal differences send scipy into enumerating permutations, seconds a test: split them at random.
+            trial.report(steps[batch] + order.uniform(-1, 1) * _TIE_BREAK * _scale(subjects), step=batch)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ExperimentalWarning)
                 if done < len(ids) and trial.should_prune():
