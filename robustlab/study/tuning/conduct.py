@@ -92,9 +92,13 @@ def conduct_tuning(plan: TuningPlan, on_progress: OnProgress | None = None) -> F
         InputError: a storage that cannot be used, a name taken by other settings, no image to tune on.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with open_storage(plan.storage) as storage:
+        return _conduct(plan, open_search(storage, plan.name, _search(plan)), on_progress)
+
+
+def _conduct(plan: TuningPlan, study: optuna.Study, on_progress: OnProgress | None) -> FinishedTuning:
     threads = _use_cpu_threads(plan)
     search = _search(plan)
-    study = open_search(open_storage(plan.storage), plan.name, search)
     _check_settings(study, plan)
     bury_dead_trials(study)
     parent = study.user_attrs.get(_PARENT)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
@@ -35,8 +37,9 @@ def default_storage() -> str:
     return str(folder / JOURNAL)
 
 
-def open_storage(address: str) -> BaseStorage:
-    """Open ``postgresql://...``, or a journal file that is made where it does not exist.
+@contextmanager
+def open_storage(address: str) -> Iterator[BaseStorage]:
+    """While open, the storage at ``postgresql://...``, or a journal file that is made where it does not exist.
 
     A worker on PostgreSQL gives a sign of life every 15 s; a trial whose worker gave none for 60 s is started
     again by another one, at most three times.
@@ -44,6 +47,16 @@ def open_storage(address: str) -> BaseStorage:
     Raises:
         InputError: no such database or driver, another kind of database, a file that cannot be written.
     """
+    storage = _open(address)
+    try:
+        yield storage
+    finally:
+        if isinstance(storage, RDBStorage):
+            storage.remove_session()
+            storage.engine.dispose()
+
+
+def _open(address: str) -> BaseStorage:
     scheme, colon, rest = address.partition("://")
     try:
         if not colon:

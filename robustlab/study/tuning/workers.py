@@ -43,9 +43,10 @@ def work(assignment: Assignment, worker: int) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     mlflow.set_tracking_uri(assignment.tracking_uri)
     store = StudyStore(MlflowClient().get_run(assignment.parent_run_id))
-    study = open_search(open_storage(assignment.storage), assignment.name, assignment.search)
     subjects = load_subjects(assignment.subjects, torch.device(assignment.device))
-    run_trials(study, assignment.search, subjects, store, worker=worker)
+    with open_storage(assignment.storage) as storage:
+        study = open_search(storage, assignment.name, assignment.search)
+        run_trials(study, assignment.search, subjects, store, worker=worker)
 
 
 def work_in_processes(assignment: Assignment, workers: int, on_poll: Callable[[], None]) -> int:
