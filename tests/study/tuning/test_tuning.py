@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import platform
+import time
 from pathlib import Path
 
 import mlflow
@@ -336,3 +337,25 @@ def test_two_workers_share_a_study_on_postgresql(digits: DataSet, store: Path, p
     again = conduct_tuning(plan)
     assert (again.trials, again.run_id) == (finished.trials, finished.run_id)
     assert all(run.info.status == "FINISHED" for run in children(finished.run_id, "trial"))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Heartbeat of storage:UserWarning")  # of the ask below, which a dead worker did
+def test_a_silent_workers_trial_is_started_again(
+    digits: DataSet, store: Path, postgres: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On PostgreSQL a trial without a sign of life is failed and its constants are tried again."""
+    monkeypatch.setattr("robustlab.study.tuning.storage._HEARTBEAT_S", 1)
+    monkeypatch.setattr("robustlab.study.tuning.storage._GRACE_S", 2)
+    plan = small_plan(digits, trials=1, storage=postgres, name="silent")
+    conduct_tuning(plan)
+    with open_storage(plan.storage) as storage:
+        study = optuna.load_study(study_name=plan.name, storage=storage)
+        lost = study.ask({dimension.name: dimension.distribution() for dimension in plan.space})
+        storage.record_heartbeat(lost._trial_id)  # type: ignore[attr-defined]
+    time.sleep(3)
+    assert conduct_tuning(small_plan(digits, trials=2, storage=postgres, name="silent")).trials == 2
+    after = all_trials(plan)
+    assert after[lost.number].state.name == "FAIL"
+    assert after[-1].params == lost.params
+    assert after[-1].state.name == "COMPLETE"
