@@ -10,6 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.postgres import postgres_server
+
+postgres = pytest.fixture(scope="session")(postgres_server)
+
 # The tests' tensors are small: a second thread costs more in waiting than it computes, above all on a busy machine.
 torch.set_num_threads(1)
 

@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from robustlab.attacks import IFGSM, CarliniWagnerL2
 from robustlab.cli import options
 from robustlab.cli.app import app
 from robustlab.cli.study import open_dataset
@@ -38,6 +37,7 @@ def attack(
     images: Annotated[
         int, typer.Option(help="Attack the first so many correctly classified test images; 0: all.")
     ] = 100,
+    constants: options.AttackConstants = "default",
     cw: options.CW = options.AUTO,
     ifgsm: options.Ifgsm = options.AUTO,
     data_dir: options.DataDir = options.AUTO,
@@ -45,13 +45,13 @@ def attack(
     device: options.Device = options.AUTO,
 ) -> None:
     """Attack one model on the test images that it gets right, and log the distances as a run."""
-    constants = {
-        "cw": options.parse_constants("cw", cw, CarliniWagnerL2),
-        "ifgsm": options.parse_constants("ifgsm", ifgsm, IFGSM),
-    }
     names = options.parse_list("attacks", attacks, str)
     if not names or set(names) - set(ATTACKS):
         raise InputError(f"--attacks is {attacks!r}; choose from {', '.join(ATTACKS)}")
+    changes = {"cw": cw, "ifgsm": ifgsm}
+    options.resolve_constants(
+        "untuned", "", names, changes
+    )  # what is wrong with them is said before anything loads
     if images < 0:
         raise InputError(f"--images is {images}; give 0 (all) or a positive count")
     place = options.parse_device(device) or default_device()
@@ -63,6 +63,8 @@ def attack(
         if trained_on is None:
             raise InputError(f"{model} does not say what it was trained on; name the data set with --dataset")
         dataset = trained_on
+    chosen_constants = options.resolve_constants(constants, dataset, names, changes)
+    attack_constants = {name: one.constants for name, one in chosen_constants.items()}
     data = open_dataset(dataset, data_dir, download, console)
     try:
         correct = correctly_classified(network, data.test.to(place)).cpu()
@@ -80,7 +82,9 @@ def attack(
             run_id, {"attacked.model": model, "attacked.dataset": dataset, "attacked.images": len(chosen)}
         )
         for name in names:
-            store.log_params(run_id, {f"{name}.{key}": value for key, value in vars(constants[name]).items()})
+            values = vars(attack_constants[name]).items()
+            store.log_params(run_id, {f"{name}.{key}": value for key, value in values})
+            store.log_params(run_id, {f"constants.{name}": chosen_constants[name].origin})
         with Progress(console=console, transient=True, disable=not console.is_terminal) as display:
             tasks = {name: display.add_task(name, total=len(chosen)) for name in names}
             attacked = attack_images(
@@ -88,7 +92,7 @@ def attack(
                 network,
                 inputs,
                 labels,
-                constants,
+                attack_constants,
                 lambda name, done, _: display.update(tasks[name], completed=done),
             )
         store.log_metrics(run_id, {**attacked.metrics, "test_accuracy": correct.double().mean().item()})

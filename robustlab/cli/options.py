@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -15,6 +15,7 @@ from robustlab.attacks.constants import Constants
 from robustlab.data import DATASET_NAMES
 from robustlab.errors import InputError
 from robustlab.models import MODEL_NAMES
+from robustlab.study.tuning.constants_file import CONSTANTS, ChosenConstants, find_constants
 
 AUTO = "auto"
 
@@ -64,17 +65,26 @@ TrainBudget = Annotated[
 Epochs = Annotated[
     str, typer.Option(help="Training epochs [passes over the subset]; auto: the recipe's own.")
 ]
+AttackConstants = Annotated[
+    str,
+    typer.Option(
+        "--constants",
+        help="Attack constants for all sizes: default (tuned ones where they are shipped for the data set), untuned "
+        "(the attacks' own defaults), or comma-separated attack_constants.json files and runs:/<id>[/path].",
+    ),
+]
 CW = Annotated[
     str,
     typer.Option(
-        help="Carlini-Wagner constants as name=value,...; auto: the defaults. "
+        help="Carlini-Wagner constants as name=value,..., on top of --constants; auto: just those. "
         f"Names: {_constants_help(CarliniWagnerL2)}."
     ),
 ]
 Ifgsm = Annotated[
     str,
     typer.Option(
-        help=f"I-FGSM constants as name=value,...; auto: the defaults. Names: {_constants_help(IFGSM)}."
+        help="I-FGSM constants as name=value,..., on top of --constants; auto: just those. "
+        f"Names: {_constants_help(IFGSM)}."
     ),
 ]
 DataDir = Annotated[
@@ -123,14 +133,15 @@ def parse_int(option: str, text: str) -> int | None:
         raise InputError(f"--{option} is {text!r}; give a whole number or auto") from None
 
 
-def parse_constants(option: str, text: str, constants: type[C]) -> C:
-    """Read ``name=value,...`` into an attack's constants.
+def parse_constants(option: str, text: str, constants: type[C], base: C | None = None) -> C:
+    """Read ``name=value,...`` into an attack's constants; the others are those of ``base`` (None: the defaults).
 
     Raises:
         InputError: an unknown name, a value of the wrong kind or out of range.
     """
+    base = constants() if base is None else base
     if is_auto(text):
-        return constants()
+        return base
     known = {field.name: type(field.default) for field in fields(constants)}
     values: dict[str, object] = {}
     for part in text.split(","):
@@ -142,7 +153,25 @@ def parse_constants(option: str, text: str, constants: type[C]) -> C:
         if name in values:
             raise InputError(f"--{option} gives {name} more than once; name each once")
         values[name] = _convert(option, name, value, known[name])
-    return constants(**values)
+    return replace(base, **values)
+
+
+def resolve_constants(
+    text: str, dataset: str, attacks: Sequence[str], changes: Mapping[str, str]
+) -> dict[str, ChosenConstants]:
+    """What ``--constants`` names for ``attacks``, then ``--cw`` and ``--ifgsm`` (``changes``) on top of it.
+
+    Raises:
+        InputError: see ``find_constants`` and ``parse_constants``.
+    """
+    found = find_constants(text, dataset, attacks)
+    chosen = {}
+    for name, change in changes.items():
+        base = found.get(name, ChosenConstants(CONSTANTS[name](), "not used"))
+        constants = parse_constants(name, change, CONSTANTS[name], base.constants)
+        same = constants == base.constants
+        chosen[name] = base if same else ChosenConstants(constants, f"{base.origin}, then --{name} {change}")
+    return chosen
 
 
 def parse_data_dir(text: str) -> Path | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from rich.console import Console
 
 from robustlab.attacks import IFGSM, CarliniWagnerL2
@@ -25,6 +27,7 @@ def study(
     attack_images: options.AttackImages = 100,
     train_budget: options.TrainBudget = "epochs",
     epochs: options.Epochs = options.AUTO,
+    constants: options.AttackConstants = "default",
     cw: options.CW = options.AUTO,
     ifgsm: options.Ifgsm = options.AUTO,
     data_dir: options.DataDir = options.AUTO,
@@ -33,17 +36,21 @@ def study(
 ) -> int:
     """Train every model on nested subsets of growing size, attack them all, chart accuracy and robustness."""
     console = Console()
+    names = options.parse_list("attacks", attacks, str) or list(ATTACK_NAMES)
+    known = [name for name in names if name in ATTACK_NAMES]  # plan_study says what is wrong with the others
+    chosen = options.resolve_constants(constants, dataset, known, {"cw": cw, "ifgsm": ifgsm})
     plan = plan_study(
         open_dataset(dataset, data_dir, download, console),
         models=options.parse_list("models", models, str),
         sizes=options.parse_list("sizes", sizes, int),
         seeds=options.parse_list("seeds", seeds, int),
-        attacks=options.parse_list("attacks", attacks, str) or ATTACK_NAMES,
+        attacks=names,
         attack_images=attack_images,
         train_budget=train_budget,
         epochs=options.parse_int("epochs", epochs),
-        cw=options.parse_constants("cw", cw, CarliniWagnerL2),
-        ifgsm=options.parse_constants("ifgsm", ifgsm, IFGSM),
+        cw=cast(CarliniWagnerL2, chosen["cw"].constants),
+        ifgsm=cast(IFGSM, chosen["ifgsm"].constants),
+        constants_origin={name: one.origin for name, one in chosen.items()},
         device=options.parse_device(device),
     )
     return _conduct(plan, "study", console)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -30,6 +30,11 @@ class LabelledImages:
         return LabelledImages(self.images.to(device), self.labels.to(device))
 
 
+def no_images() -> LabelledImages:
+    """An empty part of a data set."""
+    return LabelledImages(torch.empty(0, 1, 1, 1, dtype=torch.uint8), torch.empty(0, dtype=torch.int64))
+
+
 @dataclass(frozen=True, eq=False)
 class DataSet:
     """A training set, a test set, and what the study has to know of them.
@@ -39,8 +44,10 @@ class DataSet:
         train, test: labels in 0..num_classes - 1, the same classes in both.
         class_names: one name per class index, all different.
         mirror_invariant: a left-right mirrored image keeps its class.
-        digest: SHA-256 (64 hex digits) over the shapes and bytes of all arrays; tells versions apart.
+        digest: SHA-256 (64 hex digits) over the shapes and bytes of all arrays as published (before the tuning
+            slice left the test set); tells versions apart.
         default_sizes: the training sizes of a study that names none, rising, each balanced.
+        tuning: test images that attack constants are tuned on; never part of ``test``.
     """
 
     name: str
@@ -50,6 +57,7 @@ class DataSet:
     mirror_invariant: bool
     digest: str
     default_sizes: tuple[int, ...]
+    tuning: LabelledImages = field(default_factory=no_images)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -64,7 +72,9 @@ class DataSet:
 
     def to(self, device: torch.device | str) -> DataSet:
         """The same data set with its images and labels on the given device."""
-        return replace(self, train=self.train.to(device), test=self.test.to(device))
+        return replace(
+            self, train=self.train.to(device), test=self.test.to(device), tuning=self.tuning.to(device)
+        )
 
 
 def digest_arrays(train: LabelledImages, test: LabelledImages) -> str:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from robustlab.data.images import DataSet, ProgressCallback
+from robustlab.data.tuning_slice import hold_out_tuning
 from robustlab.errors import InputError
 
 DATASET_NAMES = ("digits", "mnist", "cifar10", "stl10", "tinyimagenet")
@@ -26,7 +27,7 @@ def load_dataset(
     download: bool = True,
     on_progress: ProgressCallback | None = None,
 ) -> DataSet:
-    """Load a data set as uint8 tensors on the CPU.
+    """Load a data set as uint8 tensors on the CPU, its tuning slice taken off the test images.
 
     Args:
         name: one of ``DATASET_NAMES``, or ``imagefolder:<path>``.
@@ -48,7 +49,7 @@ def load_dataset(
     if name in DATASET_NAMES[1:] and directory.is_file():
         raise InputError(f"the data directory {directory} is not a directory; choose another")
     try:
-        return _load(name, directory, download, on_progress)
+        return hold_out_tuning(_load(name, directory, download, on_progress))
     except OSError as error:
         # Reading names its file itself; this is for what only looks around, such as a folder nobody may
         # enter.

@@ -17,6 +17,8 @@ from robustlab.study.figure import draw_study, save_figure
 from robustlab.study.plan import StudyPlan
 from robustlab.study.runner import StudyOutcome, StudyProgress, run_study
 from robustlab.study.store import StudyStore, parent_run, run_page, ui_command
+from robustlab.study.tuning.constants_file import FILE_NAME as CONSTANTS_FILE
+from robustlab.study.tuning.constants_file import ChosenConstants, write_constants
 
 _CURVES = {
     "test_accuracy": "test_accuracy",
@@ -61,6 +63,7 @@ def conduct_study(
         store = StudyStore(run)
         store.log_params(store.parent_run_id, _grid_params(plan))
         store.check_artifacts()
+        _log_constants(store, plan)
         outcome = run_study(plan, store, on_progress)
         _log_curves(store, plan, outcome.results)
         if outcome.failures:
@@ -114,6 +117,17 @@ def _grid_params(plan: StudyPlan) -> dict[str, object]:
             else:
                 params[key if "." in key else f"grid.{key}"] = value
     return params
+
+
+def _log_constants(store: StudyStore, plan: StudyPlan) -> None:
+    """The constants that all cells share, in the file format that other studies can be given."""
+    origins = {name: plan.constants_origin.get(name, "given to plan_study") for name in plan.attacks}
+    values = {"cw": plan.cw, "ifgsm": plan.ifgsm}
+    if origins:
+        store.log_params(store.parent_run_id, {f"constants.{name}": text for name, text in origins.items()})
+        with store.artifacts(store.parent_run_id) as folder:
+            chosen = {name: ChosenConstants(values[name], text) for name, text in origins.items()}
+            write_constants(folder / CONSTANTS_FILE, chosen)
 
 
 def _log_curves(store: StudyStore, plan: StudyPlan, results: Sequence[CellResult]) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 
 import torch
 
@@ -69,6 +69,7 @@ class StudyPlan:
     cw: CarliniWagnerL2
     ifgsm: IFGSM
     device: torch.device
+    constants_origin: Mapping[str, str] = field(default_factory=dict)
 
     def cells(self, variant: Variant, seed: int) -> list[Cell]:
         """The cells of one curve, smallest size first."""
@@ -87,6 +88,7 @@ class StudyPlan:
         augmentation = variant.augmentation(self.dataset)
         return {
             "dataset_digest": self.dataset.digest,
+            "tuning_images": len(self.dataset.tuning),  # these test images are held out
             "grid.sizes": ",".join(map(str, self.sizes)),
             "augmentation": "none" if augmentation is None else _enabled(augmentation),
             "attacks": ",".join(self.attacks),
@@ -113,6 +115,7 @@ def plan_study(
     epochs: int | None = None,
     cw: CarliniWagnerL2 | None = None,
     ifgsm: IFGSM | None = None,
+    constants_origin: Mapping[str, str] | None = None,
     device: torch.device | None = None,
 ) -> StudyPlan:
     """Resolve defaults and check everything that can be checked before training.
@@ -125,6 +128,7 @@ def plan_study(
         train_budget: ``epochs`` (every size sees its images equally often) or ``steps`` (every size gets the
             optimiser steps of the largest).
         epochs: instead of the recipes' own.
+        constants_origin: by attack, where its constants were taken from; told, never part of a cell's digest.
 
     Raises:
         InputError: anything unknown, repeated, out of range, or an image too small for an architecture.
@@ -164,6 +168,7 @@ def plan_study(
         cw or CarliniWagnerL2(),
         ifgsm or IFGSM(),
         device or default_device(),
+        dict(constants_origin or {}),
     )
 
 

@@ -75,15 +75,22 @@ def _short_patience() -> Iterator[None]:
 
 
 @contextmanager
-def parent_run(name: str, tags: Mapping[str, str], description: str) -> Iterator[Run]:
-    """The run that the whole command logs to: the one that ``mlflow run`` made, or a new one.
+def parent_run(
+    name: str, tags: Mapping[str, str], description: str, run_id: str | None = None
+) -> Iterator[Run]:
+    """The run that the whole command logs to: the one that ``mlflow run`` made, else ``run_id``'s, else a new one.
 
     A new run goes to the experiment that the environment names (MLFLOW_EXPERIMENT_NAME or _ID), else to "robustlab".
     """
     launched = "MLFLOW_RUN_ID" in os.environ
-    if not launched and not {"MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"} & set(os.environ):
+    resumed = None if launched else run_id
+    if (
+        not launched
+        and not resumed
+        and not {"MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"} & set(os.environ)
+    ):
         mlflow.set_experiment(DEFAULT_EXPERIMENT)
-    with mlflow.start_run(run_name=None if launched else name) as run:
+    with mlflow.start_run(run_id=resumed, run_name=None if launched or resumed else name) as run:
         mlflow.set_tags({**tags, "mlflow.runName": name, "mlflow.note.content": description})
         yield run
 
@@ -141,25 +148,32 @@ class StudyStore:
             "train_size": str(cell.train_size),
             "seed": str(cell.seed),
         }
-        run = self.client.create_run(
-            self.experiment_id,
-            run_name=f"{cell.dataset} {cell.variant} {cell.train_size} seed {cell.seed}",
-            tags={
-                **self._origin,
-                MLFLOW_PARENT_RUN_ID: self.parent_run_id,
+        run_id = self.start_child(
+            f"{cell.dataset} {cell.variant} {cell.train_size} seed {cell.seed}",
+            {
                 "robustlab.kind": "cell",
                 "robustlab.cell": digest,
                 "robustlab.study": self.parent_run_id,
                 **{f"robustlab.{key}": value for key, value in identity.items()},
             },
+            {**identity, **settings},
         )
-        run_id: str = run.info.run_id
-        self.log_params(run_id, {**identity, **settings})
         dataset = Dataset(
             name=subset.name, digest=subset.digest[:32], source_type="robustlab", source=subset.source
         )
         context = InputTag(MLFLOW_DATASET_CONTEXT, "training")
         self.client.log_inputs(run_id, datasets=[DatasetInput(dataset, tags=[context])])
+        return run_id
+
+    def start_child(self, name: str, tags: Mapping[str, str], params: Mapping[str, object]) -> str:
+        """Open a child run and return its id."""
+        run = self.client.create_run(
+            self.experiment_id,
+            run_name=name,
+            tags={**self._origin, MLFLOW_PARENT_RUN_ID: self.parent_run_id, **tags},
+        )
+        run_id: str = run.info.run_id
+        self.log_params(run_id, params)
         return run_id
 
     @contextmanager

@@ -112,6 +112,36 @@ def test_linear_and_train(store: Path) -> None:
     assert only_run("cell").data.params["train_size"] == "1200"
 
 
+TUNE = {
+    "model": "perceptron",
+    "attack": "ifgsm",
+    "sizes": "100,200,300",
+    "epochs": "3",
+    "images": "6",
+    "trials": "3",
+    "reference": "default",
+    "search": "passes=10:60,step_size",
+}
+
+
+def test_tune_then_study_with_what_was_found(store: Path) -> None:
+    """`-e tune` tunes in the run that MLflow made; `-P constants=runs:/...` hands the result to a study."""
+    tuned = mlflow_run(PROJECT, store, "-e", "tune", *parameters(TUNE))
+    assert tuned.returncode == 0, tuned.stderr
+    run = only_run("tuning")
+    for line in ("untuned", "tuned", "best ", f"robustlab study --constants runs:/{run.info.run_id}"):
+        assert line in tuned.stdout
+    assert run.data.params["trials"] == TUNE["trials"]
+    source = f"runs:/{run.info.run_id}"
+    done = mlflow_run(
+        PROJECT,
+        store,
+        *parameters({**SMALL, "models": "perceptron", "sizes": "100", "constants": source, "ifgsm": "auto"}),
+    )
+    assert done.returncode == 0, done.stderr
+    assert only_run("study").data.params["constants.ifgsm"] == source
+
+
 def test_a_changed_clone_runs_its_own_code_and_kernels(store: Path) -> None:
     """Though another copy is installed, what lies beside MLproject runs, kernels included."""
     clone = tracked_copy(store / "clone")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
 from robustlab.attacks import IFGSM, CarliniWagnerL2
 from robustlab.cli import main, options
+from robustlab.study.tuning.constants_file import ChosenConstants, write_constants
 
 
 def test_auto_and_empty_leave_the_choice_to_us() -> None:
@@ -31,7 +33,18 @@ def test_constants_are_set_by_name() -> None:
     assert constants == IFGSM(steps=7)
 
 
-@pytest.mark.parametrize("verb", ["study", "train", "attack", "report", "linear", "models"])
+def test_constants_of_a_file_then_single_ones(tmp_path: Path) -> None:
+    """`--cw` changes what `--constants` gives, and the origin says both."""
+    file = tmp_path / "attack_constants.json"
+    write_constants(file, {"cw": ChosenConstants(CarliniWagnerL2(warm_starts=1), "a test")})
+    changes = {"cw": "warm_steps=9", "ifgsm": "auto"}
+    found = options.resolve_constants(str(file), "cifar10", ["cw", "ifgsm"], changes)
+    assert found["cw"].constants == CarliniWagnerL2(warm_starts=1, warm_steps=9)
+    assert found["cw"].origin == f"{file}, then --cw warm_steps=9"
+    assert found["ifgsm"].constants == IFGSM()
+
+
+@pytest.mark.parametrize("verb", ["study", "train", "attack", "tune", "report", "linear", "models"])
 def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     """`--help` exits with 0 and says what the verb does."""
     assert main([verb, "--help"]) == 0

@@ -30,9 +30,10 @@ def digits() -> DataSet:
 
 
 def test_digits_are_split_balanced_and_fixed(digits: DataSet) -> None:
-    """540 test images, 54 a class, and a digest that tells when the split or the images change."""
-    assert torch.bincount(digits.test.labels).tolist() == [54] * 10
-    assert len(digits.train) + len(digits.test) == 1797
+    """440 test images, 44 a class, 10 a class for tuning, and a digest that tells when the split or images change."""
+    assert torch.bincount(digits.test.labels).tolist() == [44] * 10
+    assert torch.bincount(digits.tuning.labels).tolist() == [10] * 10
+    assert len(digits.train) + len(digits.test) + len(digits.tuning) == 1797
     assert int(torch.bincount(digits.train.labels).min()) == 120
     assert digits.digest == "c2960fdc0a7d3623e4f3dec40c1184ce2d4b9f25c79f2f616dc6d31a7a9fd201"
 
@@ -42,8 +43,9 @@ def test_digits_keep_scikit_learns_images(digits: DataSet) -> None:
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    images = torch.cat([digits.train.images, digits.test.images]).flatten(1).tolist()
-    labels = torch.cat([digits.train.labels, digits.test.labels]).tolist()
+    parts = (digits.train, digits.test, digits.tuning)
+    images = torch.cat([part.images for part in parts]).flatten(1).tolist()
+    labels = torch.cat([part.labels for part in parts]).tolist()
     expected = [[round(v * 255 / 16) for v in row] for row in bunch.data.tolist()]
     assert sorted(zip(images, labels, strict=True)) == sorted(
         zip(expected, bunch.target.tolist(), strict=True)
