@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -61,6 +62,8 @@ def conduct_study(
         store = StudyStore(run)
         store.log_params(store.parent_run_id, _grid_params(plan))
         store.check_artifacts()
+        with store.artifacts(store.parent_run_id) as folder:
+            _write_dataset(plan, folder / "dataset.json")
         outcome = run_study(plan, store, on_progress)
         _log_curves(store, plan, outcome.results)
         if outcome.failures:
@@ -96,6 +99,20 @@ def write_results(results: Sequence[CellResult], path: Path) -> None:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
+
+
+def _write_dataset(plan: StudyPlan, path: Path) -> None:
+    """What a report has to know of the data set without loading it."""
+    data = plan.dataset
+    facts = {
+        "name": data.name,
+        "digest": data.digest,
+        "image_shape": data.image_shape,
+        "class_names": data.class_names,
+        "train_images": len(data.train),
+        "test_images": len(data.test),
+    }
+    path.write_text(json.dumps(facts, ensure_ascii=False))
 
 
 def _grid_params(plan: StudyPlan) -> dict[str, object]:
