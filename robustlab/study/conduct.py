@@ -12,10 +12,13 @@ from pathlib import Path
 import torch
 
 from robustlab import __version__
+from robustlab.evidence import headline
 from robustlab.robustness import mean_over_seeds
 from robustlab.study.cell import CellResult
 from robustlab.study.figure import draw_study, save_figure
 from robustlab.study.plan import StudyPlan
+from robustlab.study.report import FILE_NAME as REPORT_FILE
+from robustlab.study.report import Judgement, judge_studies, read_study, write_report
 from robustlab.study.runner import StudyOutcome, StudyProgress, run_study
 from robustlab.study.store import StudyStore, parent_run, run_page, ui_command
 
@@ -37,6 +40,8 @@ class FinishedStudy:
     figure: str
     ui_command: str
     run_page: str
+    report: str = ""
+    judgement: Judgement | None = None
 
 
 def conduct_study(
@@ -79,8 +84,26 @@ def conduct_study(
                 if plan.attacks:
                     png, _ = save_figure(draw_study(outcome.results, plan.dataset.name), folder)
                     figure = store.local_artifact(store.parent_run_id, png.name)
+        report, judgement = "", None
+        if plan.attacks and outcome.results:
+            studies = [read_study(store.client, store.client.get_run(store.parent_run_id))]
+            judgement = judge_studies(studies)
+            with store.artifacts(store.parent_run_id) as folder:
+                write_report(studies, judgement, folder)
+            report = store.local_artifact(store.parent_run_id, REPORT_FILE)
+            store.log_tags(store.parent_run_id, _verdict_tags(judgement))
         page = run_page(store.experiment_id, store.parent_run_id)
-        return FinishedStudy(outcome, store.parent_run_id, figure, ui_command(), page)
+        return FinishedStudy(
+            outcome, store.parent_run_id, figure, ui_command(), page, report=report, judgement=judgement
+        )
+
+
+def _verdict_tags(judgement: Judgement) -> dict[str, str]:
+    """One tag per curve, so that the run's page and the run list show the verdicts."""
+    return {
+        f"verdict.{key.norm}.{key.variant.replace('+', '-')}": headline(verdict)
+        for key, verdict in judgement.verdicts.items()
+    }
 
 
 def use_cpu_threads(plan: StudyPlan) -> None:

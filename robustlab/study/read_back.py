@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -36,6 +38,26 @@ def find_study(client: MlflowClient, study: str | None) -> Run:
             f"no {wanted} in the MLflow store {mlflow.get_tracking_uri()}; run `robustlab study` first"
         )
     return runs[0]
+
+
+def find_studies(client: MlflowClient, studies: Sequence[str]) -> list[Run]:
+    """Studies by id or name, several names in one text separated by commas; the newest one where none is given.
+
+    Raises:
+        InputError: there is none of an id or name.
+    """
+    if not studies:
+        return [find_study(client, None)]
+    found: dict[str, Run] = {}
+    for text in studies:
+        try:
+            runs = [find_study(client, text)]  # first whole: a study's own name holds commas
+        except InputError:
+            if "," not in text:
+                raise
+            runs = [find_study(client, part.strip()) for part in text.split(",") if part.strip()]
+        found |= {run.info.run_id: run for run in runs}
+    return list(found.values())
 
 
 def read_results(client: MlflowClient, study: Run) -> list[CellResult]:

@@ -7,12 +7,14 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import mlflow.artifacts
 import numpy as np
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
+from mlflow.utils.file_utils import local_file_uri_to_path
 
 from robustlab.study.cell import Cell, CellResult
 from robustlab.study.examples import FILE_NAME, Examples, read_examples
@@ -50,7 +52,7 @@ class StudyRecord:
     tags: dict[str, str]
     cells: list[CellRecord]
     unfinished: list[tuple[str, str]]
-    dataset: dict[str, object]
+    dataset: dict[str, Any]
     packages: list[str]
 
     @property
@@ -107,13 +109,15 @@ def _read_cell(run: Run, folder: Path) -> CellRecord:
 
 def _fetch(run: Run, path: str, folder: str | Path) -> Path | None:
     """The artifact on this machine, or None where the run has none: studies of an older version lack some."""
-    Path(folder).mkdir(exist_ok=True)
-    try:
-        found = Path(
-            mlflow.artifacts.download_artifacts(f"{run.info.artifact_uri}/{path}", dst_path=str(folder))
-        )
-    except (MlflowException, OSError):
-        return None
+    address = f"{run.info.artifact_uri}/{path}"
+    if address.startswith("file://") or "://" not in address:
+        found = Path(local_file_uri_to_path(address))
+    else:
+        Path(folder).mkdir(exist_ok=True)
+        try:
+            found = Path(mlflow.artifacts.download_artifacts(address, dst_path=str(folder)))
+        except (MlflowException, OSError):
+            return None
     return found if found.is_file() else None
 
 
