@@ -59,6 +59,7 @@ def _quiet_libraries() -> None:
     for name in ("mlflow", "alembic", "torch.export"):
         logging.getLogger(name).setLevel(logging.ERROR)
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # one bar per file of every cell
     if not sys.warnoptions:
         warnings.filterwarnings("ignore", module=r"(mlflow|torch\.export|pydantic).*")
 

@@ -1,4 +1,4 @@
-"""The verb ``report``: a study's table and figure, again, from what MLflow holds."""
+"""The verb ``report``: what one or several studies found, again, from what MLflow holds."""
 
 from __future__ import annotations
 
@@ -15,36 +15,61 @@ from robustlab.cli.app import app
 from robustlab.errors import InputError
 from robustlab.study.conduct import write_results
 from robustlab.study.figure import draw_study, save_figure
-from robustlab.study.read_back import find_study, read_results
+from robustlab.study.read_back import find_studies
+from robustlab.study.report import FILE_NAME, judge_studies, read_study, verdict_rows, write_report
 from robustlab.study.store import check_store
-from robustlab.study.tables import results_table
+from robustlab.study.tables import results_table, verdicts_table
 
 
 @app.command()
 def report(
-    study: Annotated[str, typer.Option(help="Run id or name of a study; auto: the newest.")] = options.AUTO,
-    out: Annotated[str, typer.Option(help="Folder for the figure (PNG, SVG) and results.csv.")] = "results",
+    study: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Run id or name of a study, several times or separated by commas for several studies in one "
+            "report; auto: the newest."
+        ),
+    ] = None,
+    out: Annotated[
+        str, typer.Option(help="Folder for report.html, the figure (PNG, SVG) and results.csv.")
+    ] = "results",
 ) -> None:
-    """Print a study's table again and write its figure and results.csv into a folder."""
+    """Judge studies and write their report: one HTML page, the figure and results.csv, into a folder and to MLflow."""
     check_store()
     console = Console()
     client = MlflowClient()
-    run = find_study(client, None if options.is_auto(study) else study)
-    results = read_results(client, run)
+    runs = find_studies(client, [] if study is None or all(map(options.is_auto, study)) else study)
+    studies = [read_study(client, run) for run in runs]
+    results = [result for one in studies for result in one.results]
     if not results:
-        raise InputError(f"the run {run.info.run_id} has no finished cell; give a study that finished some")
+        raise InputError(
+            f"the run {runs[0].info.run_id} has no finished cell; give a study that finished some"
+        )
+    judgement = judge_studies(studies)
     folder = Path(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_results(results, folder / "results.csv")
-        png, _ = save_figure(draw_study(results, results[0].cell.dataset), folder)
+        title = ", ".join(dict.fromkeys(result.cell.dataset for result in results))
+        png, _ = save_figure(draw_study(results, title), folder)
+        page = write_report(studies, judgement, folder)
     except OSError as error:
         raise InputError(
             f"cannot write into --out {out!r} ({error.strerror}); give a folder that can be written"
         ) from None
-    console.print(results_table(results))
-    console.print(f"{'study':<10}  {run.info.run_name} ({run.info.run_id})", soft_wrap=True, highlight=False)
-    console.print(f"{'figure':<10}  {png.resolve()}", soft_wrap=True, highlight=False)
-    if launched := os.environ.get("MLFLOW_RUN_ID"):
+    launched = os.environ.get("MLFLOW_RUN_ID")
+    for run_id in {launched} if launched else {run.info.run_id for run in runs}:
+        client.log_artifact(run_id, str(page))
+    if launched:
         client.set_tag(launched, "robustlab.kind", "report")
-        client.log_artifacts(launched, str(folder))
+        for path in (png, png.with_suffix(".svg"), folder / "results.csv"):
+            client.log_artifact(launched, str(path))
+    console.print(results_table(results))
+    if judgement.verdicts:
+        console.print(verdicts_table(verdict_rows(judgement), judgement.seeds == 1))
+    for run in runs:
+        console.print(
+            f"{'study':<10}  {run.info.run_name} ({run.info.run_id})", soft_wrap=True, highlight=False
+        )
+    for label, path in (("report", folder / FILE_NAME), ("figure", png)):
+        console.print(f"{label:<10}  {path.resolve()}", soft_wrap=True, highlight=False)

@@ -13,8 +13,9 @@ from robustlab.cli.progress import StudyDisplay, data_progress
 from robustlab.data import DataSet, data_directory, load_dataset
 from robustlab.study.conduct import FinishedStudy, conduct_study
 from robustlab.study.plan import ATTACK_NAMES, StudyPlan, plan_study
+from robustlab.study.report import verdict_rows
 from robustlab.study.store import check_store
-from robustlab.study.tables import results_table
+from robustlab.study.tables import results_table, verdicts_table
 
 
 @app.command()
@@ -110,7 +111,10 @@ def _show_finished(finished: FinishedStudy, console: Console) -> None:
         console.print(results_table(finished.outcome.results))
     for cell, reason in finished.outcome.failures.items():
         console.print(f"failed: {cell.variant} {cell.train_size:,} seed {cell.seed}: {reason}", style="red")
+    if finished.judgement is not None:
+        console.print(verdicts_table(verdict_rows(finished.judgement), finished.judgement.seeds == 1))
     for label, place in (
+        ("report", finished.report),
         ("figure", finished.figure),
         ("MLflow UI", finished.ui_command),
         ("this study", finished.run_page),

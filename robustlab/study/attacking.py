@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from robustlab.attacks import AttackResult, attack_until_found, carlini_wagner_l2, ifgsm
@@ -22,11 +23,12 @@ NORMS = {"cw": "l2", "ifgsm": "linf"}
 
 @dataclass
 class Attacked:
-    """What the attacks found: scores by norm, per-image arrays to store, metrics to log, wall-clock seconds."""
+    """What the attacks found: scores and images by norm, per-image arrays to store, metrics, wall-clock seconds."""
 
     scores: dict[str, Score] = field(default_factory=dict)
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     metrics: dict[str, float | None] = field(default_factory=dict)
+    adv_inputs: dict[str, Tensor] = field(default_factory=dict)
     attack_s: float = 0.0
 
 
@@ -55,6 +57,8 @@ def attack_images(
         norm = NORMS[name]
         attacked.scores[norm] = robustness_score(result.distance, result.success)
         attacked.arrays |= _arrays(norm, result)
+        attacked.arrays[f"{norm}_adv_labels"] = _predicted(model, result.adv_inputs).cpu().numpy()
+        attacked.adv_inputs[norm] = result.adv_inputs
         attacked.metrics |= _metrics(norm, attacked.scores[norm], result)
     return attacked
 
@@ -69,6 +73,13 @@ def chosen_images(common: Bool[Tensor, " images"], labels: Int[Tensor, " images"
     order += sorted(set(range(len(labels))) - set(order))
     chosen = [index for index in order if common[index]]
     return labels.new_tensor(chosen[:most] if most else chosen)
+
+
+@torch.no_grad()
+def _predicted(model: nn.Module, inputs: Tensor) -> Tensor:
+    """The model's classes for the inputs; the model is in evaluation mode, as for the attack."""
+    classes = [model(part).argmax(dim=1) for part in inputs.split(256) if len(part)]
+    return torch.cat(classes) if classes else torch.zeros(0, dtype=torch.long)
 
 
 def _arrays(norm: str, result: AttackResult) -> dict[str, np.ndarray]:

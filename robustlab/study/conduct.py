@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -11,10 +12,13 @@ from pathlib import Path
 import torch
 
 from robustlab import __version__
+from robustlab.evidence import headline
 from robustlab.robustness import mean_over_seeds
 from robustlab.study.cell import CellResult
 from robustlab.study.figure import draw_study, save_figure
 from robustlab.study.plan import StudyPlan
+from robustlab.study.report import FILE_NAME as REPORT_FILE
+from robustlab.study.report import Judgement, judge_studies, read_study, write_report
 from robustlab.study.runner import StudyOutcome, StudyProgress, run_study
 from robustlab.study.store import StudyStore, parent_run, run_page, ui_command
 from robustlab.study.tuning.constants_file import FILE_NAME as CONSTANTS_FILE
@@ -38,6 +42,8 @@ class FinishedStudy:
     figure: str
     ui_command: str
     run_page: str
+    report: str = ""
+    judgement: Judgement | None = None
 
 
 def conduct_study(
@@ -64,6 +70,8 @@ def conduct_study(
         store.log_params(store.parent_run_id, _grid_params(plan))
         store.check_artifacts()
         _log_constants(store, plan)
+        with store.artifacts(store.parent_run_id) as folder:
+            _write_dataset(plan, folder / "dataset.json")
         outcome = run_study(plan, store, on_progress)
         _log_curves(store, plan, outcome.results)
         if outcome.failures:
@@ -79,8 +87,26 @@ def conduct_study(
                 if plan.attacks:
                     png, _ = save_figure(draw_study(outcome.results, plan.dataset.name), folder)
                     figure = store.local_artifact(store.parent_run_id, png.name)
+        report, judgement = "", None
+        if plan.attacks and outcome.results:
+            studies = [read_study(store.client, store.client.get_run(store.parent_run_id))]
+            judgement = judge_studies(studies)
+            with store.artifacts(store.parent_run_id) as folder:
+                write_report(studies, judgement, folder)
+            report = store.local_artifact(store.parent_run_id, REPORT_FILE)
+            store.log_tags(store.parent_run_id, _verdict_tags(judgement))
         page = run_page(store.experiment_id, store.parent_run_id)
-        return FinishedStudy(outcome, store.parent_run_id, figure, ui_command(), page)
+        return FinishedStudy(
+            outcome, store.parent_run_id, figure, ui_command(), page, report=report, judgement=judgement
+        )
+
+
+def _verdict_tags(judgement: Judgement) -> dict[str, str]:
+    """One tag per curve, so that the run's page and the run list show the verdicts."""
+    return {
+        f"verdict.{key.norm}.{key.variant.replace('+', '-')}": headline(verdict)
+        for key, verdict in judgement.verdicts.items()
+    }
 
 
 def use_cpu_threads(plan: StudyPlan) -> None:
@@ -99,6 +125,20 @@ def write_results(results: Sequence[CellResult], path: Path) -> None:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
+
+
+def _write_dataset(plan: StudyPlan, path: Path) -> None:
+    """What a report has to know of the data set without loading it."""
+    data = plan.dataset
+    facts = {
+        "name": data.name,
+        "digest": data.digest,
+        "image_shape": data.image_shape,
+        "class_names": data.class_names,
+        "train_images": len(data.train),
+        "test_images": len(data.test),
+    }
+    path.write_text(json.dumps(facts, ensure_ascii=False))
 
 
 def _grid_params(plan: StudyPlan) -> dict[str, object]:

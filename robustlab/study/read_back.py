@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -38,21 +40,47 @@ def find_study(client: MlflowClient, study: str | None) -> Run:
     return runs[0]
 
 
+def find_studies(client: MlflowClient, studies: Sequence[str]) -> list[Run]:
+    """Studies by id or name, several names in one text separated by commas; the newest one where none is given.
+
+    Raises:
+        InputError: there is none of an id or name.
+    """
+    if not studies:
+        return [find_study(client, None)]
+    found: dict[str, Run] = {}
+    for text in studies:
+        try:
+            runs = [find_study(client, text)]  # first whole: a study's own name holds commas
+        except InputError:
+            if "," not in text:
+                raise
+            runs = [find_study(client, part.strip()) for part in text.split(",") if part.strip()]
+        found |= {run.info.run_id: run for run in runs}
+    return list(found.values())
+
+
 def read_results(client: MlflowClient, study: Run) -> list[CellResult]:
     """The results of the study's finished cells, ordered as the grid is."""
-    results = []
+    finished = (run for run in cell_runs(client, study) if run.info.status == "FINISHED")
+    return sorted(map(result_of, finished), key=lambda result: result.cell)
+
+
+def cell_runs(client: MlflowClient, study: Run) -> list[Run]:
+    """The runs of the study's cells, whatever became of them."""
+    runs: list[Run] = []
     token = None
     while True:
         page = client.search_runs(
             [study.info.experiment_id],
-            filter_string=f"tags.`mlflow.parentRunId` = '{study.info.run_id}' and attributes.status = 'FINISHED'",
+            filter_string=f"tags.`mlflow.parentRunId` = '{study.info.run_id}' and tags.`robustlab.kind` = 'cell'",
             max_results=1000,
             page_token=token,
         )
-        results += [_result(run) for run in page if run.data.tags.get("robustlab.kind") == "cell"]
+        runs += page
         token = page.token
         if not token:
-            return sorted(results, key=lambda result: result.cell)
+            return runs
 
 
 def dataset_of_model(client: MlflowClient, model_uri: str) -> str | None:
@@ -64,17 +92,23 @@ def dataset_of_model(client: MlflowClient, model_uri: str) -> str | None:
     return dataset
 
 
-def _result(run: Run) -> CellResult:
-    params, metrics = run.data.params, run.data.metrics
-    cell = Cell(
+def cell_of(run: Run) -> Cell:
+    """Which cell of the grid a run is."""
+    params = run.data.params
+    return Cell(
         params["dataset"],
         params["model"],
         params["augmented"] == "true",
         int(params["train_size"]),
         int(params["seed"]),
     )
+
+
+def result_of(run: Run) -> CellResult:
+    """What a finished cell's run measured."""
+    metrics = run.data.metrics
     return CellResult(
-        cell=cell,
+        cell=cell_of(run),
         train_accuracy=metrics["train_accuracy"],
         test_accuracy=metrics["test_accuracy"],
         l2=metrics.get("l2"),

@@ -14,6 +14,7 @@ from robustlab.robustness import common_correct
 from robustlab.study.attacking import attack_images, chosen_images
 from robustlab.study.cell import Cell, CellResult
 from robustlab.study.checkpoint import save_checkpoint
+from robustlab.study.examples import save_examples
 from robustlab.study.model_log import ModelLog
 from robustlab.study.plan import StudyPlan, Variant
 from robustlab.study.store import StudyStore, TrainingSubset
@@ -199,7 +200,11 @@ class _StudyRun:
         attacked = attack_images(
             plan.attacks, trained.model, inputs, labels, {"cw": plan.cw, "ifgsm": plan.ifgsm}, show
         )
-        arrays: dict[str, np.ndarray] = {"test_indices": chosen.numpy(), **attacked.arrays}
+        arrays: dict[str, np.ndarray] = {
+            "test_indices": chosen.numpy(),
+            "labels": labels.cpu().numpy(),
+            **attacked.arrays,
+        }
         metrics = {
             **attacked.metrics,
             "common_correct_images": common_images,
@@ -208,6 +213,7 @@ class _StudyRun:
         }
         with self.store.artifacts(run_id) as folder:
             np.savez_compressed(folder / "distances.npz", **arrays)  # type: ignore[arg-type]
+            save_examples(folder, chosen, inputs, attacked.adv_inputs)
         self.store.log_metrics(run_id, metrics, model_id=trained.model_id)
         warnings = {sentence for score in attacked.scores.values() for sentence in score.warnings}
         if warnings:

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 import torch
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from robustlab.linear_example import LinearExample
 from robustlab.models import MODEL_NAMES, TABLE_1, build_model, parameter_count
 from robustlab.robustness import MINIMUM_IMAGES, mean_over_seeds
 from robustlab.study.cell import CellResult
+from robustlab.study.report import VerdictRow
 
 _MISSING = "-"
 
@@ -92,6 +94,31 @@ def _measures(of_size: list[CellResult], seeds: int) -> list[str]:
         worst_rate("linf_success_rate"),
         f"{images:,}" + ("!" if images < MINIMUM_IMAGES else ""),
     ]
+
+
+def verdicts_table(rows: Sequence[VerdictRow], one_seed: bool) -> Table:
+    """A line per curve: whether robustness turns down, where the peak may be, how far it falls, how sure that is."""
+    table = _table("Where does robustness turn down?", ["Model", "Norm", "Verdict"], [])
+    table.add_column("Peak may\nbe at", justify="right")
+    table.add_column("Fall to the\nlargest size", justify="right")
+    table.add_column("p", justify="right", no_wrap=True)
+    several = len({row.dataset for row in rows}) > 1
+    colors = {"turning point": "red", "still rising": "green", "flat": "blue", "undecided": "yellow"}
+    previous = None
+    for row in rows:
+        if several and row.dataset != previous:
+            table.add_row(Text(row.dataset, style="bold"))
+            previous = row.dataset
+        fall = row.fall.replace(" (", "\n(")
+        verdict = Text(row.kind, style=colors[row.kind])
+        table.add_row(Text(row.model), row.norm, verdict, row.peak.replace(" to ", "\nto "), fall, row.p)
+    captions = ["95 % intervals; p allows for the choice of the peak and the number of curves (Holm)"]
+    if one_seed:
+        captions.append(
+            "One seed: the verdicts are about these trained models, not about training in general"
+        )
+    table.caption = "\n".join(captions)
+    return table
 
 
 def table1_table() -> Table:
