@@ -95,6 +95,7 @@ def attack(
                 attack_constants,
                 lambda name, done, _: display.update(tasks[name], completed=done),
             )
+        store.log_tags(run_id, attacked.engine)
         store.log_metrics(run_id, {**attacked.metrics, "test_accuracy": correct.double().mean().item()})
         with store.artifacts(run_id) as folder:
             arrays: dict[str, np.ndarray] = {"test_indices": chosen.numpy(), **attacked.arrays}

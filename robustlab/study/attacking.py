@@ -23,12 +23,16 @@ NORMS = {"cw": "l2", "ifgsm": "linf"}
 
 @dataclass
 class Attacked:
-    """What the attacks found: scores and images by norm, per-image arrays to store, metrics, wall-clock seconds."""
+    """What the attacks found: scores and images by norm, per-image arrays to store, metrics, wall-clock seconds.
+
+    ``engine`` is what they were run with, as tags of a run.
+    """
 
     scores: dict[str, Score] = field(default_factory=dict)
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     metrics: dict[str, float | None] = field(default_factory=dict)
     adv_inputs: dict[str, Tensor] = field(default_factory=dict)
+    engine: dict[str, str] = field(default_factory=dict)
     attack_s: float = 0.0
 
 
@@ -60,6 +64,7 @@ def attack_images(
         attacked.arrays[f"{norm}_adv_labels"] = _predicted(model, result.adv_inputs).cpu().numpy()
         attacked.adv_inputs[norm] = result.adv_inputs
         attacked.metrics |= _metrics(norm, attacked.scores[norm], result)
+        attacked.engine |= _engine_tags(result)
     return attacked
 
 
@@ -73,6 +78,18 @@ def chosen_images(common: Bool[Tensor, " images"], labels: Int[Tensor, " images"
     order += sorted(set(range(len(labels))) - set(order))
     chosen = [index for index in order if common[index]]
     return labels.new_tensor(chosen[:most] if most else chosen)
+
+
+def _engine_tags(result: AttackResult) -> dict[str, str]:
+    """Loop, precision of the network and kernels; why the loop is not the usual one, where it is not."""
+    if result.engine is None:  # no image, no engine
+        return {}
+    tags = {
+        "robustlab.engine": result.engine.loop,
+        "robustlab.precision": result.engine.precision,
+        "robustlab.kernels": result.engine.kernels,
+    }
+    return tags | ({"robustlab.engine_fallback": result.engine.fallback} if result.engine.fallback else {})
 
 
 @torch.no_grad()

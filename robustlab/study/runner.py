@@ -216,8 +216,11 @@ class _StudyRun:
             save_examples(folder, chosen, inputs, attacked.adv_inputs)
         self.store.log_metrics(run_id, metrics, model_id=trained.model_id)
         warnings = {sentence for score in attacked.scores.values() for sentence in score.warnings}
+        tags = dict(attacked.engine)
         if warnings:
-            self.store.log_tags(run_id, {"robustlab.warning": "; ".join(sorted(warnings))})
+            tags["robustlab.warning"] = "; ".join(sorted(warnings))
+        if tags:
+            self.store.log_tags(run_id, tags)
         for norm, score in attacked.scores.items():
             if score.mean is not None:
                 self.store.client.set_model_version_tag(

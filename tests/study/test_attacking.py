@@ -48,6 +48,11 @@ def test_scores_arrays_and_metrics_agree() -> None:
         assert attacked.metrics[f"{norm}_success_rate"] == 1.0
     assert attacked.metrics["linf"] < attacked.metrics["l2"]
     assert seen[-1] == ("ifgsm", 40, 40)
+    assert attacked.engine == {
+        "robustlab.engine": "eager",
+        "robustlab.precision": "float32",
+        "robustlab.kernels": "reference",
+    }
 
 
 def test_a_missed_image_leaves_no_mean() -> None:

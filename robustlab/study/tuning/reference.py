@@ -103,8 +103,13 @@ def bisected_ifgsm(
         parts.append(_bisect(model, inputs[start:end], labels[start:end], steps, bisections))
         if on_progress is not None:
             on_progress(end, len(inputs))
-    names = ("adv_inputs", "success", "distance", "forwards", "backwards")
-    return AttackResult(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
+    return AttackResult(
+        adv_inputs=torch.cat([part.adv_inputs for part in parts]),
+        success=torch.cat([part.success for part in parts]),
+        distance=torch.cat([part.distance for part in parts]),
+        forwards=torch.cat([part.forwards for part in parts]),
+        backwards=torch.cat([part.backwards for part in parts]),
+    )
 
 
 def _bisect(

@@ -340,7 +340,9 @@ def test_two_workers_share_a_study_on_postgresql(digits: DataSet, store: Path, p
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:Heartbeat of storage:UserWarning")  # of the ask below, which a dead worker did
+@pytest.mark.filterwarnings(
+    "ignore:Heartbeat of storage:UserWarning"
+)  # of the ask below, which a dead worker did
 def test_a_silent_workers_trial_is_started_again(
     digits: DataSet, store: Path, postgres: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
