@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 from robustlab_kernels import (
+    cw_start,
     cw_step,
     ifgsm_step,
     kernels_version,
@@ -71,6 +72,10 @@ def calls(batch: int) -> list[Call]:
         "w": w, "adv_inputs": x, "first_moment": 0.1 * noise, "second_moment": noise.square(), "inputs": inputs,
         "gradient": gradient, "const": 0.1 * ones, "step": step, "learning_rate": 0.01 * ones, "active": always,
     }  # fmt: skip
+    start = {
+        "w": w, "adv_inputs": x, "first_moment": 0.1 * noise, "second_moment": noise.square(),
+        "squared_l2": ones, "inputs": inputs, "origin": x, "begins": always,
+    }  # fmt: skip
     ifgsm = {
         "adv_inputs": x, "inputs": inputs, "gradient": gradient, "step_size": 0.01 * ones, "epsilon": 0.1 * ones,
         "active": always,
@@ -87,6 +92,7 @@ def calls(batch: int) -> list[Call]:
     }  # fmt: skip
     return [
         Call("cw_step", cw_step, cw, 1e-5),
+        Call("cw_start", _cw_start, start, 1e-5),
         Call("ifgsm_step", ifgsm_step, ifgsm, 0),
         Call("track_best", track_best, best, 0),
         Call("ray_step", ray_step, ray, 1e-4),
@@ -98,6 +104,10 @@ def calls(batch: int) -> list[Call]:
 
 def _margin(logits: Tensor, labels: Tensor, *, soft: bool, backend: str) -> tuple[Tensor, ...]:
     return tuple(margin(logits, labels, soft=soft, backend=backend))
+
+
+def _cw_start(*arguments: Tensor, backend: str) -> None:
+    cw_start(*arguments, 0.999, backend=backend)
 
 
 def _search_update(*arguments: Tensor, backend: str) -> None:
