@@ -340,7 +340,8 @@ def test_two_workers_share_a_study_on_postgresql(digits: DataSet, store: Path, p
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:Heartbeat of storage:UserWarning")  # of the ask below, which a dead worker did
+# of the ask below, which a worker did that then died
+@pytest.mark.filterwarnings("ignore:Heartbeat of storage:UserWarning")
 def test_a_silent_workers_trial_is_started_again(
     digits: DataSet, store: Path, postgres: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
