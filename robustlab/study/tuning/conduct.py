@@ -256,7 +256,7 @@ def _write_trials(study: optuna.Study, plan: TuningPlan, path: Path) -> None:
         for trial in finished_trials(study):
             state = "complete" if trial.number in whole else "pruned"
             found = [trial.user_attrs.get(key, "") for key in keys]
-            value = trial.values[0] if trial.values else ""
+            value = trial.values[0] if state == "complete" else ""
             writer.writerow([trial.number, state, value, *found, *(trial.params.get(n) for n in names)])
 
 

@@ -91,6 +91,8 @@ def test_what_a_tuning_leaves_in_mlflow(digits: DataSet, store: Path) -> None:
     assert all(run.info.status == "FINISHED" for run in runs)
     pruned = [run for run in runs if run.data.tags["robustlab.state"] == "pruned"]
     assert len(pruned) == finished.pruned == int(parent.data.metrics["pruned_trials"]) > 0
+    states = [trial.state.name for trial in all_trials(plan)]
+    assert (states.count("PRUNED"), states.count("COMPLETE")) == (len(pruned), 14 - len(pruned) + 1)
     batches = 3 * 12 // 3
     for run in runs:
         points = client.get_metric_history(run.info.run_id, "batch_cost")
