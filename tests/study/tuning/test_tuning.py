@@ -6,6 +6,7 @@ import csv
 import json
 import platform
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import mlflow
@@ -231,6 +232,9 @@ def test_pareto_mode_minimises_both(digits: DataSet, store: Path) -> None:
         assert trial.values == [metrics["distance"], metrics["propagations"]]
     front = json.loads((Path(finished.constants_file).parent / "front.json").read_text())
     assert {point["trial"] for point in front} == best
+    for point in front:
+        file = f"runs:/{finished.run_id}/front/trial-{point['trial']}.json"
+        assert asdict(find_constants(file, "digits", ["ifgsm"])["ifgsm"].constants) == point["constants"]
 
 
 def test_failures_are_penalised_and_never_chosen(
