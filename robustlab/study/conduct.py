@@ -21,6 +21,7 @@ from robustlab.study.report import FILE_NAME as REPORT_FILE
 from robustlab.study.report import Judgement, judge_studies, read_study, write_report
 from robustlab.study.runner import StudyOutcome, StudyProgress, run_study
 from robustlab.study.store import StudyStore, parent_run, run_page, ui_command
+from robustlab.study.ui_view import prepare_experiment, view_page
 
 _CURVES = {
     "test_accuracy": "test_accuracy",
@@ -40,6 +41,7 @@ class FinishedStudy:
     figure: str
     ui_command: str
     run_page: str
+    view_page: str
     report: str = ""
     judgement: Judgement | None = None
 
@@ -67,6 +69,7 @@ def conduct_study(
         store = StudyStore(run)
         store.log_params(store.parent_run_id, _grid_params(plan))
         store.check_artifacts()
+        prepare_experiment(store.client, store.experiment_id)
         with store.artifacts(store.parent_run_id) as folder:
             _write_dataset(plan, folder / "dataset.json")
         outcome = run_study(plan, store, on_progress)
@@ -92,9 +95,15 @@ def conduct_study(
                 write_report(studies, judgement, folder)
             report = store.local_artifact(store.parent_run_id, REPORT_FILE)
             store.log_tags(store.parent_run_id, _verdict_tags(judgement))
-        page = run_page(store.experiment_id, store.parent_run_id)
         return FinishedStudy(
-            outcome, store.parent_run_id, figure, ui_command(), page, report=report, judgement=judgement
+            outcome,
+            store.parent_run_id,
+            figure,
+            ui_command(),
+            run_page(store.experiment_id, store.parent_run_id),
+            view_page(store.experiment_id),
+            report=report,
+            judgement=judgement,
         )
 
 
