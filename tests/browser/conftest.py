@@ -94,7 +94,7 @@ class SmallStudy:
 
 @pytest.fixture(scope="session")
 def study(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> SmallStudy:
-    """Two models, three sizes, two seeds of the digits, lightly attacked."""
+    """A model with and without augmentation, three sizes, two seeds of the digits, lightly attacked."""
     folder = tmp_path_factory.mktemp("study")
     shutil.copy(empty_store, folder / "mlflow.db")
     before = mlflow.get_tracking_uri()
@@ -104,7 +104,7 @@ def study(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> SmallS
     try:
         plan = plan_study(
             load_dataset("digits"),
-            models=["perceptron", "resnet+aug"],
+            models=["perceptron", "perceptron+aug"],
             sizes=[100, 200, 400],
             seeds=[0, 1],
             attack_images=40,

@@ -21,7 +21,7 @@ def test_the_artifact_viewer_shows_the_report(study: SmallStudy, server: str, op
     )
     frame = watched.page.frame_locator("iframe.mlflow-html-iframe")
     expect(frame.locator("#curves path.mean").first).to_be_attached(timeout=_WAIT_MS)
-    assert frame.locator(".plot svg").count() == 12
+    assert frame.locator(".plot svg").count() == 9
     frame.locator("[data-toggle=seeds]").uncheck()
     expect(frame.locator("#curves .seed")).to_have_count(0)
     assert [error for error in watched.errors if error.startswith("blob:") or "robustlab" in error] == []
@@ -38,7 +38,7 @@ def test_the_view_has_the_columns(study: SmallStudy, server: str, open_page: Ope
     for column in ("dataset", "model", "train_size", "seed", "test_accuracy", "l2", "linf"):
         expect(header.get_by_text(column, exact=True)).to_be_visible(timeout=_WAIT_MS)
     expect(page.get_by_text("12 matching runs")).to_be_visible()
-    expect(page.get_by_role("link", name="digits resnet+aug 100 seed 1")).to_be_visible()
+    expect(page.get_by_role("link", name="digits perceptron+aug 100 seed 1")).to_be_visible()
 
 
 def test_the_view_draws_the_cells_against_the_size(study: SmallStudy, server: str, open_page: Open) -> None:

@@ -20,7 +20,7 @@ def test_opens_from_a_file_without_errors_or_requests(study: SmallStudy, open_pa
     watched = open_page(study.report)
     page = watched.page
     plots = page.locator(".plot")
-    assert plots.count() == 2 * 3 + 2 + 4
+    assert plots.count() == 3 + 2 + 4
     for index in range(plots.count()):
         means = plots.nth(index).locator("path.mean")
         assert means.count() >= 1
