@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.contenders import Effort
-from benchmarks.gpu import graph_timer, spread
+from benchmarks.gpu import graph_timer
 from benchmarks.peers import foolbox_cw, missing_peers, peer_contenders
+from benchmarks.summary import spread
 from robustlab.attacks import IFGSM, AttackResult, CarliniWagnerL2, Execution, carlini_wagner_l2, ifgsm
 from robustlab.attacks.attacked_model import attacked
 from robustlab.models import build_model

@@ -11,15 +11,9 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
-import platform
-import re
-import subprocess
 import sys
 import warnings
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +22,7 @@ from torch import nn
 
 from benchmarks.contenders import Contender, Effort, robustlab_contenders
 from benchmarks.figures import Figure, figures, figures_table
+from benchmarks.machine import circumstances, cpu_model, file_name
 from benchmarks.measure import BarePasses, run
 from benchmarks.peers import PEERS, missing_peers, peer_contenders
 from benchmarks.subjects import PLANS, Subject, open_dataset, prepare
@@ -46,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.images, options.repeats = min(options.images, 4), 1
         options.epochs, options.train_images = options.epochs or 1, options.train_images or 2_000
     contenders = _chosen(options)
-    out = options.out or RESULTS / f"{_file_name(options.machine or cpu_model())}.json"
+    out = options.out or RESULTS / f"{file_name(options.machine or cpu_model())}.json"
     report = {
         "benchmark": "attacks",
         "complete": False,
@@ -178,21 +173,10 @@ def _closing_tables(all_figures: Sequence[Figure], quick: bool) -> str:
 
 
 def _circumstances(options: argparse.Namespace) -> dict[str, Any]:
-    """What a reader needs to judge or repeat the run."""
-    missing = missing_peers()
     return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": _git("rev-parse", "HEAD"),
-        "uncommitted_changes": bool(
-            _git("status", "--porcelain", "--", "robustlab", "kernels", "benchmarks/*.py")
-        ),
+        **circumstances(options.threads, ("torch", "numpy", *PEERS)),
         "machine": options.machine or cpu_model(),
-        "cpu": cpu_model(),
-        "cores": os.cpu_count(),
-        "threads": options.threads,
-        "python": platform.python_version(),
-        "versions": {name: _version(name) for name in ("torch", "numpy", *PEERS)},
-        "missing": missing,
+        "missing": missing_peers(),
         "quick": options.quick,
         "images": options.images,
         "skip": options.skip,
@@ -201,38 +185,6 @@ def _circumstances(options: argparse.Namespace) -> dict[str, Any]:
         "limit_s": options.limit_s,
         "remark": options.remark,
     }
-
-
-def cpu_model() -> str:
-    """The processor's name as the operating system has it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
-def _file_name(machine: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", machine.lower()).strip("-")
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _git(*command: str) -> str:
-    """What git says in this repository; empty where there is none."""
-    try:
-        done = subprocess.run(
-            ["git", *command], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False
-        )
-    except OSError:
-        return ""
-    return done.stdout.strip()
 
 
 def _write(path: Path, report: dict[str, Any]) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
+
+from benchmarks.machine import said
 
 
 def graph_timer(work: Callable[[], object], reset: Callable[[], None], repeats: int) -> Callable[[], float]:
@@ -38,12 +39,6 @@ def graph_timer(work: Callable[[], object], reset: Callable[[], None], repeats: 
     return seconds
 
 
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median with the 20 and 80 % quantiles, linear between the values."""
-    quantiles = torch.tensor(values, dtype=torch.float64).quantile(torch.tensor([0.5, 0.2, 0.8]).double())
-    return dict(zip(("median", "p20", "p80"), quantiles.tolist(), strict=True))
-
-
 def clocks() -> dict[str, str]:
     """Clocks, power and temperature as nvidia-smi sees them now."""
     names = ("clocks.sm", "clocks.mem", "clocks.max.sm", "clocks.max.mem", "power.draw", "temperature.gpu")
@@ -54,12 +49,3 @@ def smi(query: str) -> str:
     """One field of nvidia-smi for the current device; empty where it does not say."""
     device = torch.cuda.get_device_properties(torch.cuda.current_device())
     return said("nvidia-smi", f"--id=GPU-{device.uuid}", f"--query-gpu={query}", "--format=csv,noheader")
-
-
-def said(*command: str) -> str:
-    """What a command prints; empty where it is missing or fails."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError:
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""

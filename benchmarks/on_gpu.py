@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from robustlab_kernels import kernels_version
 
 from benchmarks import attack_steps, operators
 from benchmarks.gpu import clocks
+from benchmarks.machine import file_name
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -37,8 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(2)
     report = operators.measure(rounds=options.rounds)
     report["benchmark"] = "on_gpu"
-    name = re.sub(r"[^a-z0-9]+", "-", report["gpu"].lower()).strip("-")
-    out = options.out or RESULTS / f"{name}.json"
+    out = options.out or RESULTS / f"{file_name(report['gpu'])}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     # Written after each part: what was measured stays when the rest is cut short.
     out.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")

@@ -35,7 +35,9 @@ from robustlab_kernels import (
 )
 from torch import Tensor
 
-from benchmarks.gpu import clocks, graph_timer, said, smi, spread
+from benchmarks.gpu import clocks, graph_timer, smi
+from benchmarks.machine import file_name, said
+from benchmarks.summary import spread
 
 RESULTS = Path(__file__).parent / "results"
 SHAPE, CLASSES = (3, 32, 32), 10
@@ -265,8 +267,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except RuntimeError as error:
         print(error, file=sys.stderr)
         raise SystemExit(1) from error
-    name = re.sub(r"[^a-z0-9]+", "-", report["gpu"].lower()).strip("-")
-    out = options.out or RESULTS / f"operators-{name}.json"
+    out = options.out or RESULTS / f"operators-{file_name(report['gpu'])}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
     print(f"written: {out}", file=sys.stderr)

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from benchmarks.attacks import cpu_model
+from benchmarks.machine import cpu_model
 from robustlab.attacks.constants import Constants
 from robustlab.data import DataSet, load_dataset
 from robustlab.robustness import common_correct

@@ -7,10 +7,10 @@ exist and mean nothing, because annotations are never evaluated then.
 from __future__ import annotations
 
 try:
-    from jaxtyping import Bool, Float, Int, UInt8
+    from jaxtyping import Bool, Float, Int, Shaped, UInt8
 except ImportError:  # pragma: no cover - the machine has torch alone
     from typing import Any
 
-    Bool = Float = Int = UInt8 = Any  # type: ignore[assignment]
+    Bool = Float = Int = Shaped = UInt8 = Any  # type: ignore[assignment]
 
-__all__ = ["Bool", "Float", "Int", "UInt8"]
+__all__ = ["Bool", "Float", "Int", "Shaped", "UInt8"]

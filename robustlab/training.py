@@ -155,9 +155,12 @@ def train(
         batches = batches[: total_steps - steps]
         loss_sum = torch.zeros((), device=device)
         for batch in batches:
-            inputs = to_inputs(subset.images[batch])
-            if augmentation is not None:
-                inputs = augmentation(inputs, augmentation_generator)
+            images = subset.images[batch]
+            if augmentation is None:
+                inputs = to_inputs(images)
+            else:
+                inputs = to_inputs(augmentation.move(images, augmentation_generator))
+                inputs = augmentation.turn(inputs, augmentation_generator)
             inputs = inputs.contiguous(memory_format=torch.channels_last)
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
                 logits = model(inputs)

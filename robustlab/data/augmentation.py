@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
-from torch.nn import functional as F
+from torch.nn import functional
 
-from robustlab.shapes import Float
+from robustlab.shapes import Float, Shaped
 
 MAX_SHIFT = 1 / 8  # of the image's side, in whole pixels
 MAX_ROTATION_DEGREES = 15.0
@@ -31,7 +31,7 @@ class Augmentation:
     def __call__(
         self, inputs: Float[Tensor, "batch channels height width"], generator: Generator
     ) -> Float[Tensor, "batch channels height width"]:
-        """Augment a batch.
+        """Augment a batch: :meth:`move`, then :meth:`turn`.
 
         Args:
             inputs: images in [0, 1].
@@ -40,35 +40,42 @@ class Augmentation:
         Returns:
             New images in [0, 1], or ``inputs`` itself where nothing is switched on.
         """
-        if self.shift or self.flip:
-            inputs = self._move_pixels(inputs, generator)
+        return self.turn(self.move(inputs, generator), generator)
+
+    def move(
+        self, images: Shaped[Tensor, "batch channels height width"], generator: Generator
+    ) -> Shaped[Tensor, "batch channels height width"]:
+        """Flip and shift: pixels move as they are, so stored bytes do as well and move four times as fast."""
+        if not (self.shift or self.flip) or not len(images):
+            return images
+        batch, channels, height, width = images.shape
+        device = images.device
+        across, down = (int(side * MAX_SHIFT) if self.shift else 0 for side in (width, height))
+        top = left = torch.zeros(batch, 1, dtype=torch.long, device=device)
+        if self.shift:
+            top = down - _draw_shift(batch, down, generator).to(device)
+            left = across - _draw_shift(batch, across, generator).to(device)
+        if self.flip:
+            coin = torch.randint(2, (batch, 1), generator=generator, device=generator.device).to(device)
+            images = torch.cat([images, images.flip(3)])
+        padded = functional.pad(images, (across, across, down, down)).contiguous()
+        # Every row of the result is a run of pixels somewhere in ``padded``; ``starts`` says where it begins.
+        tall, wide = height + 2 * down, width + 2 * across
+        plane = torch.arange(batch * channels, device=device).view(batch, channels, 1) * tall
+        starts = (plane + (torch.arange(height, device=device) + top)[:, None]) * wide + left[:, :, None]
+        if self.flip:
+            starts = starts + coin[:, :, None] * (batch * channels * tall * wide)
+        return padded.as_strided((padded.numel() - width + 1, width), (1, 1))[starts]
+
+    def turn(
+        self, inputs: Float[Tensor, "batch channels height width"], generator: Generator
+    ) -> Float[Tensor, "batch channels height width"]:
+        """Rotate inputs in [0, 1]."""
         # affine_grid refuses a batch of no images.
         return _rotate(inputs, generator) if self.rotation and len(inputs) else inputs
 
-    def _move_pixels(
-        self, inputs: Float[Tensor, "batch channels height width"], generator: Generator
-    ) -> Float[Tensor, "batch channels height width"]:
-        """Shift and flip in one gather: no pixel is interpolated."""
-        batch, channels, height, width = inputs.shape
-        rows = torch.arange(height, device=inputs.device).expand(batch, height)
-        columns = torch.arange(width, device=inputs.device).expand(batch, width)
-        if self.shift:
-            rows = rows - _draw_shift(batch, height, generator).to(inputs.device)
-            columns = columns - _draw_shift(batch, width, generator).to(inputs.device)
-        if self.flip:
-            coin = torch.randint(2, (batch, 1), generator=generator, device=generator.device)
-            columns = torch.where(coin.to(inputs.device) == 1, width - 1 - columns, columns)
-        inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[
-            :, None, :
-        ]
-        source = rows.clamp(0, height - 1)[:, :, None] * width + columns.clamp(0, width - 1)[:, None, :]
-        source = source.view(batch, 1, height * width).expand(batch, channels, height * width)
-        moved = inputs.reshape(batch, channels, height * width).gather(2, source).view(inputs.shape)
-        return torch.where(inside[:, None], moved, 0.0)
 
-
-def _draw_shift(batch: int, side: int, generator: Generator) -> Tensor:
-    most = int(side * MAX_SHIFT)
+def _draw_shift(batch: int, most: int, generator: Generator) -> Tensor:
     return torch.randint(-most, most + 1, (batch, 1), generator=generator, device=generator.device)
 
 
@@ -82,6 +89,8 @@ def _rotate(
     # The grid's axes both run from -1 to 1, so in images that are not square a rotation needs the ratio of
     # sides.
     theta = torch.stack([cos, -sin * (height / width), zero, sin * (width / height), cos, zero], dim=1)
-    grid = F.affine_grid(theta.view(batch, 2, 3), list(inputs.shape), align_corners=False).to(inputs.dtype)
+    grid = functional.affine_grid(theta.view(batch, 2, 3), list(inputs.shape), align_corners=False).to(
+        inputs.dtype
+    )
     # Rounding in the weights may leave [0, 1] by a unit in the last place.
-    return F.grid_sample(inputs, grid, "bilinear", "zeros", align_corners=False).clamp(0, 1)
+    return functional.grid_sample(inputs, grid, "bilinear", "zeros", align_corners=False).clamp(0, 1)
