@@ -13,6 +13,8 @@ from robustlab.study.tuning.subjects import Outcome
 FAILURE_FACTOR = 10.0
 # 1 % of distance beyond the tolerance weighs as much as all propagations of the untuned defaults.
 _EXCESS_WEIGHT = 100.0
+# By batch 5 %, because a batch's mean distance scatters by a percent around that of all images.
+_BATCH_WEIGHT = 20.0
 
 
 @dataclass(frozen=True)
@@ -61,3 +63,13 @@ def cost(judgement: Judgement, tolerance: float, untuned_propagations: float) ->
     """What the search for the cheapest constants minimises: propagations, plus a penalty beyond the tolerance."""
     excess = max(0.0, judgement.worst_ratio - (1 + tolerance))
     return judgement.propagations + _EXCESS_WEIGHT * untuned_propagations * excess
+
+
+def batch_cost(judgement: Judgement, tolerance: float, untuned_propagations: float) -> float:
+    """What the pruner compares by batch.
+
+    Not cut off within the tolerance: of a distance that scatters around the reference's, a cut would count the
+    batches above and drop those below, and prune what is as good on average.
+    """
+    excess = judgement.worst_ratio - (1 + tolerance)
+    return judgement.propagations + _BATCH_WEIGHT * untuned_propagations * excess

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from robustlab.study.tuning.judgement import FAILURE_FACTOR, cost, judge
+from robustlab.study.tuning.judgement import FAILURE_FACTOR, batch_cost, cost, judge
 from robustlab.study.tuning.subjects import Outcome
 
 REFERENCE = Outcome(torch.tensor([[1.0, 3.0], [0.1, 0.1]]), torch.full((2, 2), 1000))
@@ -44,3 +44,15 @@ def test_cost_is_propagations_within_the_tolerance_and_grows_beyond() -> None:
     assert cost(same, 0.005, 400.0) == 7
     further = judge(Outcome(1.015 * REFERENCE.distance, torch.full((2, 2), 7)), REFERENCE)
     assert cost(further, 0.005, 400.0) == pytest.approx(407, rel=1e-4)
+
+
+def test_what_scatters_around_the_reference_costs_no_more_by_batch() -> None:
+    """Batches 2 % above and 2 % below cancel, so constants that are as good on average are not pruned for scatter."""
+    passes = torch.full((1, 1), 7)
+    wanted = Outcome(torch.ones(1, 1), passes)
+    costs = [
+        batch_cost(judge(Outcome(torch.full((1, 1), distance), passes), wanted), 0.0, 400.0)
+        for distance in (0.98, 1.02)
+    ]
+    assert sum(costs) / 2 == pytest.approx(7, abs=1e-2)
+    assert costs[0] < 7 < costs[1]
