@@ -60,9 +60,15 @@ def judge(outcome: Outcome, reference: Outcome) -> Judgement:
 
 
 def cost(judgement: Judgement, tolerance: float, untuned_propagations: float) -> float:
-    """What the search for the cheapest constants minimises: propagations, plus a penalty beyond the tolerance."""
+    """What the search for the cheapest constants minimises: propagations, plus a penalty beyond the tolerance.
+
+    The penalty begins with all propagations of the untuned defaults: constants that are barely beyond the tolerance
+    must not be the best of a search, because the pruner would end all that are within it and cost a little more.
+    """
+    if judgement.within(tolerance):
+        return judgement.propagations
     excess = max(0.0, judgement.worst_ratio - (1 + tolerance))
-    return judgement.propagations + _EXCESS_WEIGHT * untuned_propagations * excess
+    return judgement.propagations + untuned_propagations * (1 + _EXCESS_WEIGHT * excess)
 
 
 def batch_cost(judgement: Judgement, tolerance: float, untuned_propagations: float) -> float:

@@ -39,11 +39,13 @@ def test_a_miss_is_a_finite_penalty_and_never_within() -> None:
 
 
 def test_cost_is_propagations_within_the_tolerance_and_grows_beyond() -> None:
-    """Cheaper constants never win by leaving the tolerance: 1 % beyond costs as much as all of the defaults' work."""
+    """Barely beyond the tolerance costs more than the defaults' whole work, and each 1 % further as much again."""
     same = judge(Outcome(REFERENCE.distance, torch.full((2, 2), 7)), REFERENCE)
     assert cost(same, 0.005, 400.0) == 7
     further = judge(Outcome(1.015 * REFERENCE.distance, torch.full((2, 2), 7)), REFERENCE)
-    assert cost(further, 0.005, 400.0) == pytest.approx(407, rel=1e-4)
+    assert cost(further, 0.005, 400.0) == pytest.approx(807, rel=1e-4)
+    barely = judge(Outcome(1.0051 * REFERENCE.distance, torch.full((2, 2), 7)), REFERENCE)
+    assert cost(barely, 0.005, 400.0) > 400
 
 
 def test_what_scatters_around_the_reference_costs_no_more_by_batch() -> None:
