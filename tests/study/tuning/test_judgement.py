@@ -13,16 +13,19 @@ from robustlab.study.tuning.subjects import Outcome
 REFERENCE = Outcome(torch.tensor([[1.0, 3.0], [0.1, 0.1]]), torch.full((2, 2), 1000))
 
 
-def test_the_worst_model_decides() -> None:
-    """A loss at one size alone is not averaged away by the other sizes."""
+def test_each_model_counts() -> None:
+    """A loss at one size alone is not averaged away: the worst model may lie twice the tolerance off, no further."""
     outcome = Outcome(torch.tensor([[1.0, 2.0], [0.11, 0.11]]), torch.tensor([[10, 20], [30, 40]]))
     judgement = judge(outcome, REFERENCE)
     assert judgement.worst_ratio == pytest.approx(1.1)
     assert judgement.mean_ratio == pytest.approx(3.22 / 4.2)
     assert judgement.distance == pytest.approx(3.22 / 4)
     assert (judgement.success_rate, judgement.propagations) == (1.0, 25.0)
-    assert judgement.within(0.11)
-    assert not judgement.within(0.09)
+    assert judgement.within(0.051)
+    assert not judgement.within(0.049)
+    evenly = judge(Outcome(1.01 * REFERENCE.distance, outcome.propagations), REFERENCE)
+    assert evenly.within(0.0101)
+    assert not evenly.within(0.0099)
 
 
 def test_a_miss_is_a_finite_penalty_and_never_within() -> None:
