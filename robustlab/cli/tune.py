@@ -48,7 +48,10 @@ def tune(
         int, typer.Option(help="Finished trials to stop after, those of earlier runs counted.")
     ] = 60,
     tolerance: Annotated[
-        float, typer.Option(help="How far a model's mean distortion may lie above the reference's [share].")
+        float,
+        typer.Option(
+            help="How far the mean distortion may lie above the reference's [share]; that of each model: twice as far."
+        ),
     ] = 0.005,
     reference: Annotated[
         str,
@@ -206,5 +209,5 @@ def _best(progress: TuningProgress) -> str:
     whose = "defaults" if choice.trial is None else f"trial {choice.trial}"
     return (
         f"pruned {progress.pruned}, best {choice.judgement.propagations:,.1f} propagations at "
-        f"{choice.judgement.worst_ratio:.4f} of the reference ({whose}; defaults {choice.untuned.propagations:,.1f})"
+        f"{choice.judgement.mean_ratio:.4f} of the reference ({whose}; defaults {choice.untuned.propagations:,.1f})"
     )

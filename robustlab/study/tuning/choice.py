@@ -42,7 +42,7 @@ def choose(study: optuna.Study, plan: TuningPlan, subjects: Subjects) -> Choice:
     if inside:
         best = min(inside, key=lambda one: one[0].propagations)
     else:
-        best = min(candidates, key=lambda one: one[0].worst_ratio)
+        best = min(candidates, key=lambda one: one[0].excess(plan.tolerance))
     values = {} if best[1] is None else study.trials[best[1]].params
     return Choice(
         with_values(plan.untuned, values),

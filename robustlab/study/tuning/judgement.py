@@ -13,6 +13,11 @@ from robustlab.study.tuning.subjects import Outcome
 FAILURE_FACTOR = 10.0
 # 1 % of distance beyond the tolerance weighs as much as all propagations of the untuned defaults.
 _EXCESS_WEIGHT = 100.0
+# A loss at one size alone would look like a turning point, so the mean over models does not suffice; but with some
+# tens of images a single one that falls into another local minimum moves one model's mean by half a percent.
+_WORST_MODEL = 2.0
+# By batch 5 %, because a batch's mean distance scatters by a percent around that of all images.
+_BATCH_WEIGHT = 20.0
 
 
 @dataclass(frozen=True)
@@ -34,8 +39,12 @@ class Judgement:
     propagations: float
 
     def within(self, tolerance: float) -> bool:
-        """Every image was found, and no model's mean distance is further off than the tolerance."""
-        return self.success_rate == 1.0 and self.worst_ratio <= 1 + tolerance
+        """Every image was found, the mean distance is within the tolerance, and each model's within twice that."""
+        return self.success_rate == 1.0 and self.excess(tolerance) <= 0
+
+    def excess(self, tolerance: float) -> float:
+        """How far beyond the tolerance, as a share of the reference's distance; negative within."""
+        return max(self.mean_ratio - 1 - tolerance, self.worst_ratio - 1 - _WORST_MODEL * tolerance)
 
     def metrics(self) -> dict[str, float]:
         """As logged."""
@@ -58,6 +67,22 @@ def judge(outcome: Outcome, reference: Outcome) -> Judgement:
 
 
 def cost(judgement: Judgement, tolerance: float, untuned_propagations: float) -> float:
-    """What the search for the cheapest constants minimises: propagations, plus a penalty beyond the tolerance."""
-    excess = max(0.0, judgement.worst_ratio - (1 + tolerance))
-    return judgement.propagations + _EXCESS_WEIGHT * untuned_propagations * excess
+    """What the search for the cheapest constants minimises: propagations, plus a penalty beyond the tolerance.
+
+    The penalty begins with all propagations of the untuned defaults: constants that are barely beyond the tolerance
+    must not be the best of a search, because the pruner would end all that are within it and cost a little more.
+    """
+    if judgement.within(tolerance):
+        return judgement.propagations
+    excess = max(0.0, judgement.excess(tolerance))
+    return judgement.propagations + untuned_propagations * (1 + _EXCESS_WEIGHT * excess)
+
+
+def batch_cost(judgement: Judgement, tolerance: float, untuned_propagations: float) -> float:
+    """What the pruner compares by batch.
+
+    Not cut off within the tolerance: of a distance that scatters around the reference's, a cut would count the
+    batches above and drop those below, and prune what is as good on average.
+    """
+    excess = judgement.mean_ratio - (1 + tolerance)
+    return judgement.propagations + _BATCH_WEIGHT * untuned_propagations * excess

@@ -120,7 +120,7 @@ def plan_tuning(
         models_from: a study's run, whose models of those sizes are taken instead of trained.
         images: at most so many of the slice; 0: all.
         batch_size: images per step at which the pruner may end a trial.
-        tolerance: how far each model's mean distance may lie above the reference's, as a share.
+        tolerance: how far the mean distance may lie above the reference's, as a share; each model's twice as far.
         reference: see ``Reference.parse``; ``space``: see ``search_space``.
         storage, name: of the Optuna study; by default a journal beside the MLflow store, and a name from the settings.
 

@@ -24,7 +24,7 @@ def comparison_table(finished: FinishedTuning) -> Table:
     table.add_column("", no_wrap=True)
     for header in (
         "Mean\ndistance",
-        "Ratio,\nworst model",
+        "Ratio,\nall / worst",
         "Found\n%",
         "Propagations\nan image",
         "Share of\ndefaults",
@@ -36,7 +36,7 @@ def comparison_table(finished: FinishedTuning) -> Table:
         sides.insert(0, (f"reference {plan.reference}", choice.reference))
     for name, side in sides:
         table.add_row(name, *_cells(side, choice.untuned))
-    table.caption = "Ratio: mean distance over the reference's, of the model where it is largest"
+    table.caption = "Ratio: mean distance over the reference's, of all models and of the worst one"
     if finished.subjects.missed:
         table.caption += f"\n{finished.subjects.missed} more images left out: the reference missed them"
     if not choice.within:
@@ -62,7 +62,7 @@ def changed_constants(finished: FinishedTuning) -> Table:
 def _cells(side: Judgement, untuned: Judgement) -> list[str]:
     return [
         f"{side.distance:.5f}",
-        f"{side.worst_ratio:.4f}",
+        f"{side.mean_ratio:.4f} / {side.worst_ratio:.4f}",
         f"{int(1000 * side.success_rate) / 10:.1f}",  # cut: 99.96 % is not all
         f"{side.propagations:,.1f}",
         f"{side.propagations / untuned.propagations:.2f}",

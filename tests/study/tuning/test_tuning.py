@@ -112,7 +112,8 @@ def test_what_a_tuning_leaves_in_mlflow(digits: DataSet, store: Path) -> None:
     assert (evidence["images"], evidence["slice_images"]) == (len(finished.subjects.labels), 100)
     assert evidence["dataset_digest"] == digits.digest
     assert evidence["models"] == ["perceptron 100", "perceptron 200", "perceptron 300"]
-    assert evidence["tuned"]["worst_ratio"] <= 1.01
+    assert evidence["tuned"]["mean_ratio"] <= 1.01
+    assert evidence["tuned"]["worst_ratio"] <= 1.02
     assert evidence["tuned"]["propagations"] <= evidence["untuned"]["propagations"]
     if finished.choice.trial is not None:
         chosen = next(run for run in runs if run.info.run_name == f"trial {finished.choice.trial}")
