@@ -34,7 +34,7 @@ def main(server: str, experiment: str) -> None:
     chromium = os.environ.get("ROBUSTLAB_CHROMIUM") or shutil.which("chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1400, "height": 800})
+        page = browser.new_page(viewport={"width": 1600, "height": 800})
         page.goto(f"{server}/#/experiments/{experiment}/runs?viewStateShareKey={VIEW_KEY}")
         page.get_by_text("test_accuracy").first.wait_for(timeout=WAIT_MS)
         assistant = page.get_by_role("button", name="Close")
@@ -48,6 +48,7 @@ def main(server: str, experiment: str) -> None:
         page.frame_locator("iframe.mlflow-html-iframe").locator("path.mean").first.wait_for(
             state="attached", timeout=WAIT_MS
         )
+        page.get_by_text("Path:").evaluate("line => line.style.visibility = 'hidden'")  # of this machine
         save(page, "report.png")
         browser.close()
 
