@@ -158,7 +158,8 @@ def test_kept_examples_are_the_adversarial_images(finished: FinishedStudy, store
             lengths = np.linalg.norm(kept.perturbations.reshape(4, -1), ord=order, axis=1)
             assert lengths == pytest.approx(stored[f"{norm}_distance"][:4], rel=0.02)
             assert (stored[f"{norm}_adv_labels"] != stored["labels"]).all()
-            # Rounded to 127 steps an image may fall back over the boundary it was just beyond; twice as far it does not.
+            # Rounded to 127 steps an image may fall back over the boundary that it was just beyond; a tenth
+            # further out it does not.
             far = torch.from_numpy((kept.inputs + 1.1 * kept.perturbations).clip(0, 1))
             assert (model(far).argmax(1).numpy() == stored[f"{norm}_adv_labels"][:4]).all()
 
