@@ -116,8 +116,6 @@ def _curve(cells: Sequence[CellRecord], norm: str) -> Curve | None:
         key, name = (cell.result.cell.seed, cell.result.cell.train_size), f"{norm}_distance"
         if name not in cell.arrays:
             measured[key] = "its distances are not stored"
-        elif not len(cell.arrays["test_indices"]):
-            measured[key] = "no common-correct image"
         else:
             distance = cell.arrays[name].astype(np.float64)
             measured[key] = (
