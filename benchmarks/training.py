@@ -4,7 +4,7 @@
 
 On made-up images of CIFAR-10's shape (times do not depend on what they show). The floor is the bare forward, backward
 and optimiser step on one fixed batch that lies ready: no order, no augmentation, no conversion. The plain loop is
-torch's DataLoader with torchvision's transforms on PIL images, as tutorials have it. All three in one process, in turns.
+torch's DataLoader with torchvision's transforms on PIL images, as tutorials have it. All take turns in one process.
 Writes benchmarks/results/training-<machine>.json anew and prints a table. A target that is missed is printed as such.
 """
 

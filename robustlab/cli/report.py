@@ -51,7 +51,7 @@ def report(
         folder.mkdir(parents=True, exist_ok=True)
         write_results(results, folder / "results.csv")
         title = ", ".join(dict.fromkeys(result.cell.dataset for result in results))
-        png, _ = save_figure(draw_study(results, title), folder)
+        png, _ = save_figure(draw_study(results, title, judgement.turning_points), folder)
         page = write_report(studies, judgement, folder)
     except OSError as error:
         raise InputError(

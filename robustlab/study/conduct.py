@@ -17,7 +17,6 @@ from robustlab.robustness import mean_over_seeds
 from robustlab.study.cell import CellResult
 from robustlab.study.figure import draw_study, save_figure
 from robustlab.study.plan import StudyPlan
-from robustlab.study.report import FILE_NAME as REPORT_FILE
 from robustlab.study.report import Judgement, judge_studies, read_study, write_report
 from robustlab.study.runner import StudyOutcome, StudyProgress, run_study
 from robustlab.study.store import StudyStore, parent_run, run_page, ui_command
@@ -83,21 +82,20 @@ def conduct_study(
                 for cell, why in outcome.failures.items()
             ]
             store.log_tags(store.parent_run_id, {"robustlab.failures": "; ".join(lines)[:5000]})
-        figure = ""
+        figure, report, judgement = "", "", None
         if outcome.results:
             with store.artifacts(store.parent_run_id) as folder:
                 write_results(outcome.results, folder / "results.csv")
-                if plan.attacks:
-                    png, _ = save_figure(draw_study(outcome.results, plan.dataset.name), folder)
-                    figure = store.local_artifact(store.parent_run_id, png.name)
-        report, judgement = "", None
-        if plan.attacks and outcome.results:
+        if outcome.results and plan.attacks:
             studies = [read_study(store.client, store.client.get_run(store.parent_run_id))]
             judgement = judge_studies(studies)
-            with store.artifacts(store.parent_run_id) as folder:
-                write_report(studies, judgement, folder)
-            report = store.local_artifact(store.parent_run_id, REPORT_FILE)
             store.log_tags(store.parent_run_id, _verdict_tags(judgement))
+            with store.artifacts(store.parent_run_id) as folder:
+                drawn = draw_study(outcome.results, plan.dataset.name, judgement.turning_points)
+                png, _ = save_figure(drawn, folder)
+                page = write_report(studies, judgement, folder)
+            figure = store.local_artifact(store.parent_run_id, png.name)
+            report = store.local_artifact(store.parent_run_id, page.name)
         return FinishedStudy(
             outcome,
             store.parent_run_id,

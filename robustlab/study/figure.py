@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,15 +44,20 @@ _PLAIN = _Style("#0072B2", "o", "x", "#0072B2", "without augmentation")
 _AUGMENTED = _Style("#D55E00", "s", "+", "white", f"with augmentation ({AUGMENTED_SUFFIX})")
 
 
+TurningPoints = Mapping[tuple[str, str, str], int]
+"""The size of the turning point by (data set, variant, ``l2`` or ``linf``), where there is one."""
+
+
 class _Curve:
     """All results of one (dataset, model, augmentation), as values per seed and size."""
 
-    def __init__(self, results: Iterable[CellResult]) -> None:
+    def __init__(self, results: Iterable[CellResult], turning: TurningPoints | None = None) -> None:
         self.by_cell = {(result.cell.seed, result.cell.train_size): result for result in results}
         self.seeds = sorted({seed for seed, _ in self.by_cell})
         self.sizes = sorted({size for _, size in self.by_cell})
         self.augmented = next(iter(self.by_cell.values())).cell.augmented
         self.style = _AUGMENTED if self.augmented else _PLAIN
+        self.turning = turning
 
     def values(self, field: str) -> list[list[float | None]]:
         """(seeds, sizes); None where the cell is missing or has no finite value."""
@@ -68,6 +73,10 @@ class _Curve:
         return value if value is not None and math.isfinite(value) else None
 
     def peak(self, field: str) -> int | None:
+        """The turning point that a test found; the largest mean before the end where none was made."""
+        if self.turning is not None:
+            cell = next(iter(self.by_cell.values())).cell
+            return self.turning.get((cell.dataset, cell.variant, field))
         return peak(self.sizes, self.means(field), self.means("test_accuracy"))
 
     def why_empty(self, field: str) -> str | None:
@@ -95,17 +104,20 @@ class _Curve:
         if None in self.means(field):
             text += ", with gaps"
         top = self.peak(field)
-        return name + text + (f", peak at {top:,}" if top is not None else "")
+        word = "peak" if self.turning is None else "turning point"
+        return name + text + (f", {word} at {top:,}" if top is not None else "")
 
 
-def draw_study(results: Sequence[CellResult], title: str) -> Figure:
+def draw_study(
+    results: Sequence[CellResult], title: str, turning_points: TurningPoints | None = None
+) -> Figure:
     """Draw accuracy (train dashed, test solid), L2 and Linf distortion against training size.
 
     Layout: Figures 1-4 of the paper. A row per architecture, the augmented variant as a second line in the
     same row; within a data set all rows share their scales; several data sets follow each other. Bold lines
     are means over the seeds (drawn where every seed has a value), bands the seeds' range, thin lines single
-    seeds. A star marks a peak (see ``robustlab.robustness.peak``). What is missing leaves a gap, and a panel
-    without a single score says why.
+    seeds. A star marks a turning point of ``turning_points``; without these, untested, the peak (see
+    ``robustlab.robustness.peak``). What is missing leaves a gap, and a panel without a single score says why.
     """
     rows = sorted({(result.cell.dataset, result.cell.model) for result in results}, key=_row_order)
     figure = Figure(figsize=(10.5, 1.5 + 2.15 * max(1, len(rows))), layout="constrained")
@@ -119,7 +131,7 @@ def draw_study(results: Sequence[CellResult], title: str) -> Figure:
     several = len({dataset for dataset, _ in rows}) > 1
     drawn: list[_Curve] = []
     for (dataset, model), row in zip(rows, axes, strict=True):
-        curves = _curves(results, dataset, model)
+        curves = _curves(results, dataset, model, turning_points)
         name = _PAPER_NAMES.get((dataset, model), model)
         _draw_accuracy(row[0], curves, f"{dataset}: {name}" if several else name)
         for axis, (field, label) in zip(row[1:], _COLUMNS, strict=True):
@@ -169,11 +181,13 @@ def _row_order(row: tuple[str, str]) -> tuple[str, int]:
     return dataset, MODEL_NAMES.index(model)
 
 
-def _curves(results: Sequence[CellResult], dataset: str, model: str) -> list[_Curve]:
+def _curves(
+    results: Sequence[CellResult], dataset: str, model: str, turning: TurningPoints | None
+) -> list[_Curve]:
     """The curves of one row, without augmentation first."""
     of_row = [result for result in results if (result.cell.dataset, result.cell.model) == (dataset, model)]
     by_variant = [[result for result in of_row if result.cell.augmented is flag] for flag in (False, True)]
-    return [_Curve(of_variant) for of_variant in by_variant if of_variant]
+    return [_Curve(of_variant, turning) for of_variant in by_variant if of_variant]
 
 
 def _draw_accuracy(axis: Axes, curves: list[_Curve], name: str) -> None:
@@ -280,7 +294,12 @@ def _draw_legend(figure: Figure, curves: list[_Curve]) -> None:
     if any(len(curve.seeds) > 1 for curve in curves):
         handles.append(Patch(color=_NEUTRAL, alpha=0.2, lw=0, label="range over seeds"))
     if any(curve.peak(field) is not None for curve in curves for field, _ in _COLUMNS):
-        label = "peak: robustness falls after it, accuracy rises (untested)"
+        tested = any(curve.turning is not None for curve in curves)
+        label = (
+            "turning point: robustness falls after it, accuracy rises (tested)"
+            if tested
+            else "peak: robustness falls after it, accuracy rises (untested)"
+        )
         handles.append(Line2D([], [], marker="*", ms=11, mfc="white", mec="black", ls="", label=label))
     if any(curve.why_empty(field) is None for curve in curves for field, _ in _COLUMNS):
         handles.append(Line2D([], [], ls="", label="n: test images scored, correct at every size"))

@@ -24,8 +24,7 @@ _CHARTS = {"test_accuracy": "Test accuracy", "l2": "Mean L2 distortion", "linf":
 def prepare_experiment(client: MlflowClient, experiment_id: str) -> None:
     """Store the view with the experiment, as the UI's own "Share" does, and say that models are trained here.
 
-    Without the latter the UI takes the experiment for one of a language model's and hides the runs behind other tabs.
-    What a user has set is left as it is.
+    The UI would otherwise guess the latter from what it finds. What a user has set is left as it is.
     """
     tags = client.get_experiment(experiment_id).tags
     wanted = {

@@ -73,7 +73,14 @@ def test_study_then_report_then_attack(store: Path) -> None:
     """The study's own run is the one that MLflow made; its results can be reported and its models attacked."""
     done = mlflow_run(PROJECT, store, "--experiment-name", "mine", *parameters(SMALL))
     assert done.returncode == 0, done.stderr
-    for line in ("cells 1/4 done", "resnet+aug", "study.png", "mlflow ui --backend-store-uri sqlite:///"):
+    for line in (
+        "cells 1/4 done",
+        "resnet+aug",
+        "study.png",
+        "report.html",
+        "turn down?",
+        "mlflow ui --backend-store-uri sqlite:///",
+    ):
         assert line in done.stdout
     study = only_run("study")
     client = MlflowClient()
@@ -88,6 +95,8 @@ def test_study_then_report_then_attack(store: Path) -> None:
     report = mlflow_run(PROJECT, store, "-e", "report", "-P", f"out={store}/again")
     assert report.returncode == 0, report.stderr
     assert (store / "again" / "study.png").stat().st_size > 10_000
+    assert "Where does robustness turn down?" in report.stdout
+    assert "6 images are too few to test" in (store / "again" / "report.html").read_text()
     original = Path(study.info.artifact_uri.removeprefix("file://")) / "results.csv"
     assert sorted((store / "again" / "results.csv").read_text().split()) == sorted(
         original.read_text().split()

@@ -246,3 +246,14 @@ def test_an_unwritable_folder_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^cannot write the figure to .*file.*; choose a writable folder$"):
         save_figure(draw_study([], "title"), tmp_path / "file" / "folder")
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_only_a_tested_turning_point_is_starred() -> None:
+    """With verdicts at hand the star stands where the test found one, and nowhere else, whatever the largest mean."""
+    results = made_up(variants=("resnet",))
+    _, l2, linf = draw_study(results, "title", {("cifar10", "resnet", "linf"): 15_000}).axes
+    assert not [line for line in l2.lines if line.get_marker() == "*"]
+    assert "peak" not in texts(l2)
+    (star,) = [line for line in linf.lines if line.get_marker() == "*"]
+    assert list(star.get_xdata()) == [15_000]
+    assert "turning point at 15,000" in texts(linf)

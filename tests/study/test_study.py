@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,13 +14,17 @@ from mlflow import MlflowClient
 
 from robustlab.attacks import IFGSM, CarliniWagnerL2
 from robustlab.data import DataSet, LabelledImages, load_dataset
+from robustlab.errors import InputError
 from robustlab.study import runner
 from robustlab.study.checkpoint import load_checkpoint
 from robustlab.study.conduct import FinishedStudy, conduct_study
+from robustlab.study.examples import read_examples
 from robustlab.study.model_log import load_logged_model
 from robustlab.study.plan import StudyPlan, plan_study
-from robustlab.study.read_back import find_study, read_results
+from robustlab.study.read_back import find_studies, find_study, read_results
+from robustlab.study.report import judge_studies, read_study
 from robustlab.study.runner import StudyProgress
+from robustlab.study.ui_view import prepare_experiment
 from robustlab.training import TrainingDiverged, correctly_classified, to_inputs
 
 QUICK_CW = CarliniWagnerL2(binary_search_steps=3, max_iterations=30)
@@ -112,6 +117,76 @@ def test_the_store_holds_what_was_measured(finished: FinishedStudy, store: Path)
     assert Path(finished.figure).is_file()
     assert Path(finished.figure).with_suffix(".svg").is_file()
     assert (Path(finished.figure).parent / "results.csv").read_text().count("\n") == 5
+
+
+def test_the_study_ends_with_a_report(finished: FinishedStudy, store: Path) -> None:
+    """Report among the parent's artifacts, a verdict per curve as its tag, the same verdicts read back later."""
+    client = MlflowClient()
+    run = client.get_run(finished.run_id)
+    page = Path(finished.report).read_text()
+    assert Path(finished.report).parent == Path(finished.figure).parent
+    assert "12 images are too few to test" in page
+    assert run.data.tags["verdict.l2.perceptron"] == run.data.tags["verdict.linf.perceptron"] == "undecided"
+    study = read_study(client, run)
+    assert study.unfinished == []
+    assert study.dataset["test_images"] == 100
+    assert len(study.packages) > 20
+    assert finished.judgement is not None
+    again = judge_studies([study])
+    assert list(again.verdicts) == list(finished.judgement.verdicts)
+    for key, curve in again.curves.items():
+        assert curve is not None
+        assert curve.scores == pytest.approx(
+            [np.mean([getattr(r, key.norm) for r in finished.outcome.results if r.cell.train_size == size])
+             for size in (100, 200)]
+        )  # fmt: skip
+
+
+def test_kept_examples_are_the_adversarial_images(finished: FinishedStudy, store: Path) -> None:
+    """The stored pictures have the stored distances, and the model takes them for the stored labels."""
+    client = MlflowClient()
+    test = small_digits().test
+    for run in children(client, finished):
+        folder = Path(run.info.artifact_uri.removeprefix("file://"))
+        stored = np.load(folder / "distances.npz")
+        model = load_checkpoint(folder / "checkpoint")
+        for norm, order in (("l2", 2), ("linf", np.inf)):
+            kept = read_examples(folder / "examples.npz")[norm]
+            assert np.array_equal(kept.test_indices, stored["test_indices"][:4])
+            clean = to_inputs(test.images[kept.test_indices]).numpy()
+            assert np.array_equal(kept.inputs, clean)
+            lengths = np.linalg.norm(kept.perturbations.reshape(4, -1), ord=order, axis=1)
+            assert lengths == pytest.approx(stored[f"{norm}_distance"][:4], rel=0.02)
+            assert (stored[f"{norm}_adv_labels"] != stored["labels"]).all()
+            # Rounded to 127 steps an image may fall back over the boundary that it was just beyond; a tenth
+            # further out it does not.
+            far = torch.from_numpy((kept.inputs + 1.1 * kept.perturbations).clip(0, 1))
+            assert (model(far).argmax(1).numpy() == stored[f"{norm}_adv_labels"][:4]).all()
+
+
+def test_the_experiment_gets_its_view_once(finished: FinishedStudy, store: Path) -> None:
+    """The UI's view holds our columns; a description that a user wrote stays."""
+    client = MlflowClient()
+    experiment = client.get_run(finished.run_id).info.experiment_id
+    tags = client.get_experiment(experiment).tags
+    assert tags["mlflow.experimentKind"] == "custom_model_development"
+    assert "metrics.`l2`" in json.loads(tags["mlflow.sharedViewState.robustlab"])["selectedColumns"]
+    client.set_experiment_tag(experiment, "mlflow.note.content", "mine")
+    prepare_experiment(client, experiment)
+    assert client.get_experiment(experiment).tags["mlflow.note.content"] == "mine"
+
+
+def test_studies_are_found_by_id_name_and_list(finished: FinishedStudy, store: Path) -> None:
+    """Names hold commas themselves; lists of ids are split; each study comes once; a wrong one is named."""
+    client = MlflowClient()
+    name = client.get_run(finished.run_id).info.run_name
+    found = [
+        find_studies(client, texts)
+        for texts in ([name], [finished.run_id, name], [f"{finished.run_id},{name}"])
+    ]
+    assert [[run.info.run_id for run in runs] for runs in found] == [[finished.run_id]] * 3
+    with pytest.raises(InputError, match="'nothing'"):
+        find_studies(client, [f"{finished.run_id},nothing"])
 
 
 # torch 2.11's loader warns of its own buffers

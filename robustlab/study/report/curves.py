@@ -50,6 +50,15 @@ class Judgement:
     findings: list[Finding]
 
     @property
+    def turning_points(self) -> dict[tuple[str, str, str], int]:
+        """The peak's size of every curve whose verdict is a turning point, by (data set, variant, norm)."""
+        return {
+            (key.dataset, key.variant, key.norm): verdict.evidence.peak
+            for key, verdict in self.verdicts.items()
+            if verdict.kind == "turning point" and verdict.evidence is not None
+        }
+
+    @property
     def seeds(self) -> int:
         """The smallest number of seeds behind any curve; 0 without curves."""
         return min((curve.seeds for curve in self.curves.values() if curve is not None), default=0)
@@ -107,8 +116,6 @@ def _curve(cells: Sequence[CellRecord], norm: str) -> Curve | None:
         key, name = (cell.result.cell.seed, cell.result.cell.train_size), f"{norm}_distance"
         if name not in cell.arrays:
             measured[key] = "its distances are not stored"
-        elif not len(cell.arrays["test_indices"]):
-            measured[key] = "no common-correct image"
         else:
             distance = cell.arrays[name].astype(np.float64)
             measured[key] = (
