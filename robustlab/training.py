@@ -116,7 +116,7 @@ def train(
 
     The same seed, machine and versions give bit-identical weights on the CPU. On CUDA the network's convolutions
     and matrix products run in bf16 (autocast), weights and optimiser stay in float32
-    (docs/decisions/0007-precision-on-cuda.md).
+    (docs/decisions/0008-precision-on-cuda.md).
 
     Args:
         model: on the subset's device; takes (B, C, H, W) in [0, 1], returns logits (B, N).
