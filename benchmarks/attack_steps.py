@@ -99,7 +99,7 @@ def ifgsm_constants(steps: int) -> IFGSM:
 def floor_timer(subject: Subject, precision: str) -> Callable[[], float]:
     """Seconds of a bare forward and input gradient, from a graph that repeats it."""
     with attacked(subject.model, subject.inputs, targeted=False, precision=precision) as model:
-        images = model.in_its_layout(subject.inputs).requires_grad_()
+        images = model.in_its_layout(subject.inputs).clone().requires_grad_()
         downstream = torch.ones(len(images), CLASSES, device=images.device)
 
         def bare() -> None:

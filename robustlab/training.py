@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from robustlab.attacks.execution import arithmetic
 from robustlab.data import Augmentation, DataSet, LabelledImages
 from robustlab.errors import InputError
 from robustlab.models import build_model
@@ -205,9 +206,12 @@ def to_inputs(
 def correctly_classified(
     model: nn.Module, data: LabelledImages, batch_size: int = 1024
 ) -> Bool[Tensor, " images"]:
-    """Which images the model gets right; the model has to be in evaluation mode already."""
-    verdicts = [
-        model(to_inputs(images)).argmax(dim=1) == labels
-        for images, labels in zip(data.images.split(batch_size), data.labels.split(batch_size), strict=True)
-    ]
+    """Which images the model gets right in IEEE float32; the model has to be in evaluation mode already."""
+    with arithmetic("ieee", data.images.device):  # as the attacks' verdict
+        verdicts = [
+            model(to_inputs(images)).argmax(dim=1) == labels
+            for images, labels in zip(
+                data.images.split(batch_size), data.labels.split(batch_size), strict=True
+            )
+        ]
     return torch.cat(verdicts)

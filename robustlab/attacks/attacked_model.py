@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 
 import torch
 from robustlab_kernels import Margin, margin
 from torch import Tensor, nn
 
-from robustlab.attacks.execution import float32_arithmetic
+from robustlab.attacks.execution import arithmetic
 from robustlab.attacks.folding import faster_copy
 from robustlab.errors import InputError
 from robustlab.shapes import Float, Int
@@ -28,7 +28,7 @@ class AttackedModel:
     """
 
     def __init__(
-        self, model: nn.Module, fast: nn.Module, targeted: bool, precision: str, dtype: torch.dtype
+        self, model: nn.Module, fast: nn.Module, targeted: bool, precision: str, images: Tensor
     ) -> None:
         self.model = model
         self.targeted = targeted
@@ -36,13 +36,15 @@ class AttackedModel:
         self._low = precision == "bf16"
         self._own_copy = fast is not model
         self.fast = fast.to(torch.bfloat16) if self._low and self._own_copy else fast
-        self.precision = str(dtype).removeprefix("torch.") if precision == "ieee" else precision
+        self.precision = str(images.dtype).removeprefix("torch.") if precision == "ieee" else precision
+        # The copy's convolutions are channels last; on CUDA images, gradients and all state follow, so that no
+        # operator has to rearrange them.
+        follows = images.is_cuda and images.dim() == 4 and self._own_copy
+        self.layout = torch.channels_last if follows else torch.contiguous_format
 
     def in_its_layout(self, images: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
-        """The images as the network wants them in memory: on CUDA, channels last where there are convolutions."""
-        if images.device.type != "cuda" or images.dim() != 4 or not self._own_copy:
-            return images
-        return images.contiguous(memory_format=torch.channels_last)
+        """The images as the network wants them in memory."""
+        return images.contiguous(memory_format=self.layout) if images.dim() == 4 else images
 
     def network(self, images: Tensor) -> Tensor:
         """The logits (B, N), in the images' own type whatever the network computes in; autograd as it is set."""
@@ -57,7 +59,7 @@ class AttackedModel:
 
     def as_given(self, images: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch classes"]:
         """One forward pass of the model as the user gave it, in IEEE arithmetic, for the verdict."""
-        with torch.no_grad(), _arithmetic("ieee", images):
+        with torch.no_grad(), arithmetic("ieee", images.device):
             return _checked_logits(self.model(images), images)
 
     def logits(self, images: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch classes"]:
@@ -142,11 +144,6 @@ def _checked_logits(logits: Tensor, images: Tensor) -> Tensor:
     return logits
 
 
-def _arithmetic(precision: str, images: Tensor) -> AbstractContextManager[None]:
-    """The switches are CUDA's; elsewhere they stay as they are."""
-    return float32_arithmetic(precision) if images.is_cuda else nullcontext()
-
-
 @contextmanager
 def attacked(
     model: nn.Module, inputs: Float[Tensor, "batch ..."], *, targeted: bool, precision: str = "ieee"
@@ -171,10 +168,12 @@ def attacked(
             module.training = False
         # Outside inference mode: gradients are needed whatever the caller's context is.
         with torch.inference_mode(False):
-            with _arithmetic("ieee", inputs):  # the copy is checked against the model to float32's rounding
+            with arithmetic(
+                "ieee", inputs.device
+            ):  # the copy is checked against the model to float32's rounding
                 fast = faster_copy(model, inputs[:4].clone())
-            with _arithmetic(precision, inputs):
-                yield AttackedModel(model, fast, targeted, precision, inputs.dtype)
+            with arithmetic(precision, inputs.device):
+                yield AttackedModel(model, fast, targeted, precision, inputs)
     finally:
         for module in training:
             module.training = True

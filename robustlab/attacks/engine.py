@@ -73,7 +73,6 @@ def run_searches(
         return result
     with attacked(model, inputs, targeted=targeted, precision=execution.precision) as attacked_model:
         inputs, labels = _ordinary(inputs.detach()), _ordinary(labels.long())
-        inputs = attacked_model.in_its_layout(inputs)
         check_labels(labels, attacked_model.logits(inputs[:1]).shape[1])
         run = _Run(
             attacked_model, inputs, labels, norm, start, advance, execution, on_progress, rivals, result
@@ -140,9 +139,8 @@ class _Run(Generic[State]):
         newcomers = self.waiting[:room]
         place = newcomers.to(self.inputs.device)
         first = not self.finished and not len(self.index)
-        clean, misclassified = _look_at_clean(
-            self.model, self.inputs[place], self.labels[place], self.rivals, warn=first
-        )
+        inputs = self.model.in_its_layout(self.inputs[place])  # indexing may have rearranged them
+        clean, misclassified = _look_at_clean(self.model, inputs, self.labels[place], self.rivals, warn=first)
         arrived = self.start(self.loop, clean)
         _leave_misclassified(arrived, misclassified)
         working = arrived if self.held is None else self.at_work(self.held).joined(arrived)

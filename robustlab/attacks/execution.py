@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +66,11 @@ class Engine:
     def __str__(self) -> str:
         reason = f" ({self.fallback})" if self.fallback else ""
         return f"{self.loop}, {self.precision}, {self.kernels}{reason}"
+
+
+def arithmetic(precision: str, device: torch.device) -> AbstractContextManager[None]:
+    """:func:`float32_arithmetic` on CUDA; the switches are CUDA's, elsewhere they stay as they are."""
+    return float32_arithmetic(precision) if device.type == "cuda" else nullcontext()
 
 
 @contextmanager

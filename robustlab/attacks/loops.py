@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
 
@@ -77,7 +78,7 @@ class GraphLoop(EagerLoop):
         rows = self.rows_for(len(searches.done))
         bucket = self._buckets.get((advance, rows))
         if bucket is None:
-            bucket = _padded(searches, rows)
+            bucket = _padded(searches, rows, self.model.layout)
             try:
                 self._replays[id(bucket)] = self._captured(bucket, advance)
             except torch.OutOfMemoryError:
@@ -112,18 +113,34 @@ class GraphLoop(EagerLoop):
             _check_in_place(bucket, advance, self.model)
             return lambda: advance(self.model, bucket)
         # Kernels are compiled, libraries make their plans and workspaces before the capture, on a stream of its own.
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(2):
+        usual, aside = torch.cuda.current_stream(), torch.cuda.Stream()
+        aside.wait_stream(usual)
+        with torch.cuda.stream(aside):
+            _check_in_place(bucket, advance, self.model)
+            with _no_waiting():
                 _check_in_place(bucket, advance, self.model)
-        torch.cuda.current_stream().wait_stream(stream)
+        usual.wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
         # Searches are no part of the pool, and replays follow one another, so all graphs may share it.
         self._pool = self._pool or torch.cuda.graph_pool_handle()
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            advance(self.model, bucket)
+        try:
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                advance(self.model, bucket)
+        except BaseException:
+            torch.cuda.set_stream(usual)  # a capture that fails may leave its own stream behind
+            raise
         return graph.replay
+
+
+@contextmanager
+def _no_waiting() -> Iterator[None]:
+    """An operation that waits for the device raises: in a capture it would, too, and leave the capture broken."""
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
 
 
 def _check_in_place(bucket: Searches, advance: Advance, model: AttackedModel) -> None:
@@ -139,13 +156,12 @@ def _tensors(searches: Searches) -> dict[str, Tensor]:
     return {entry.name: getattr(searches, entry.name) for entry in fields(searches)}
 
 
-def _padded(searches: State, rows: int) -> State:
-    """Buffers for so many searches, each a copy of the first one and done."""
+def _padded(searches: State, rows: int, layout: torch.memory_format) -> State:
+    """Buffers for so many searches, images in the layout of the network, each a copy of the first one and done."""
     bucket = {}
     for name, values in _tensors(searches).items():
-        last = values.dim() == 4 and not values.is_contiguous()
-        layout = torch.channels_last if last else torch.contiguous_format
-        buffer = values.new_empty((rows, *values.shape[1:])).contiguous(memory_format=layout)
+        buffer = values.new_empty((rows, *values.shape[1:]))
+        buffer = buffer.contiguous(memory_format=layout) if values.dim() == 4 else buffer
         bucket[name] = buffer.copy_(values[:1].expand_as(buffer))
     bucket["done"].fill_(True)
     return type(searches)(**bucket)

@@ -131,7 +131,7 @@ def searches(count: int) -> Searches:
     )  # fmt: skip
 
 
-NO_MODEL = AttackedModel(nn.Identity(), nn.Identity(), False, "ieee", torch.float32)
+NO_MODEL = AttackedModel(nn.Identity(), nn.Identity(), False, "ieee", torch.zeros(1, 1))
 
 
 class TestGraphLoop:
