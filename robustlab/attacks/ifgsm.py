@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from robustlab_kernels import ifgsm_step
@@ -75,18 +76,21 @@ class IFGSM(Constants):
         log=True,
     )
     loss: str = constant(
-        "cross_entropy", "what the steps ascend: J of the paper, or the negative margin",
-        choices=("cross_entropy", "margin"),
-    )  # fmt: skip
+        "cross_entropy",
+        "what the steps ascend: J of the paper, the negative margin, or one search with each and the nearer image: "
+        "they end in different local minima",
+        choices=("cross_entropy", "margin", "both"),
+    )
 
     def widened(self) -> IFGSM:
-        """Four times the passes, twice the steps at each eps, steps half as long."""
+        """A search with each loss, each with four times the passes, twice the steps at each eps, half as long."""
         return replace(
             self,
             passes=min(4 * self.passes, _MOST_PASSES),
             steps=min(2 * self.steps, 10_000),
             step_size=max(self.step_size / 2, 1e-3),
             final_step_size=max(self.final_step_size / 2, 1e-5),
+            loss="both",
         )
 
 
@@ -129,6 +133,11 @@ def ifgsm(
     Raises:
         InputError: inputs, labels or model that cannot be attacked.
     """
+    if constants.loss == "both":
+        half = partial(ifgsm, model, inputs, labels, targeted=targeted, execution=execution)
+        first = half(replace(constants, loss="cross_entropy"), on_progress=_halved(on_progress, 0))
+        second = half(replace(constants, loss="margin"), on_progress=_halved(on_progress, 1))
+        return first.or_nearer(second)
 
     def start(_loop: EagerLoop, clean: Clean) -> _IFGSMSearches:
         slope = clean.gradient.flatten(1).abs().sum(dim=1)
@@ -172,6 +181,13 @@ def ifgsm(
         execution=execution,
         on_progress=on_progress,
     )
+
+
+def _halved(on_progress: Progress | None, half: int) -> Progress | None:
+    """The progress of one of two searches over the same images."""
+    if on_progress is None:
+        return None
+    return lambda finished, total: on_progress((half * total + finished) // 2, total)
 
 
 def _take_step(searches: _IFGSMSearches, gradient: Tensor, constants: IFGSM) -> None:

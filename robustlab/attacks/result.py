@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from robustlab.attacks.execution import Engine
@@ -30,3 +31,16 @@ class AttackResult:
     forwards: Int[Tensor, " batch"]
     backwards: Int[Tensor, " batch"]
     engine: Engine | None = None
+
+    def or_nearer(self, other: AttackResult) -> AttackResult:
+        """Per image the nearer of two results of the same inputs; the passes of both."""
+        nearer = other.distance < self.distance
+        chosen = nearer.view(-1, *(1,) * (self.adv_inputs.dim() - 1))
+        return replace(
+            self,
+            adv_inputs=torch.where(chosen, other.adv_inputs, self.adv_inputs),
+            success=self.success | other.success,
+            distance=torch.minimum(self.distance, other.distance),
+            forwards=self.forwards + other.forwards,
+            backwards=self.backwards + other.backwards,
+        )
