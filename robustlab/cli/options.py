@@ -98,6 +98,14 @@ Device = Annotated[
     str, typer.Option(help="Device to train and attack on: cpu, cuda, cuda:1 ...; auto: CUDA if any.")
 ]
 
+Fresh = Annotated[
+    bool,
+    typer.Option(
+        "--fresh",
+        help="Begin anew instead of going on with what an earlier study of the same settings has finished.",
+    ),
+]
+
 
 def is_auto(text: str) -> bool:
     """Whether the user left the choice to us (MLflow hands over an empty text where a parameter is empty)."""

@@ -34,6 +34,7 @@ def study(
     data_dir: options.DataDir = options.AUTO,
     download: options.Download = True,
     device: options.Device = options.AUTO,
+    fresh: options.Fresh = False,
 ) -> int:
     """Train every model on nested subsets of growing size, attack them all, chart accuracy and robustness."""
     console = Console()
@@ -54,7 +55,7 @@ def study(
         constants_origin={name: one.origin for name, one in chosen.items()},
         device=options.parse_device(device),
     )
-    return _conduct(plan, "study", console)
+    return _conduct(plan, "study", console, fresh)
 
 
 @app.command()
@@ -68,6 +69,7 @@ def train(
     data_dir: options.DataDir = options.AUTO,
     download: options.Download = True,
     device: options.Device = options.AUTO,
+    fresh: options.Fresh = False,
 ) -> int:
     """Train and register models without attacking them (the largest default size where no size is given)."""
     console = Console()
@@ -82,7 +84,7 @@ def train(
         epochs=options.parse_int("epochs", epochs),
         device=options.parse_device(device),
     )
-    return _conduct(plan, "train", console)
+    return _conduct(plan, "train", console, fresh)
 
 
 def open_dataset(name: str, data_dir: str, download: bool, console: Console) -> DataSet:
@@ -93,7 +95,7 @@ def open_dataset(name: str, data_dir: str, download: bool, console: Console) -> 
         )
 
 
-def _conduct(plan: StudyPlan, kind: str, console: Console) -> int:
+def _conduct(plan: StudyPlan, kind: str, console: Console, fresh: bool) -> int:
     check_store()
     count = plan.cell_count
     console.print(
@@ -101,7 +103,12 @@ def _conduct(plan: StudyPlan, kind: str, console: Console) -> int:
         f"{count} cells on {plan.device}"
     )
     with StudyDisplay(console) as display:
-        finished = conduct_study(plan, kind, display.show)
+        finished = conduct_study(plan, kind, display.show, fresh=fresh, on_wait=display.say)
+    if finished.outcome.found:
+        console.print(
+            f"{finished.outcome.found} of {count} cells were finished before and were not done again "
+            "(--fresh starts anew)"
+        )
     _show_finished(finished, console)
     return 1 if finished.outcome.failures else 0
 
