@@ -14,7 +14,7 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -41,7 +41,7 @@ from robustlab.study.tuning.judgement import judge
 from robustlab.study.tuning.plan import TuningPlan, plan_tuning
 from robustlab.study.tuning.reference import Reference
 from robustlab.study.tuning.subjects import Outcome, train_models
-from robustlab.training import correctly_classified, to_inputs
+from robustlab.training import correctly_classified, default_recipe, to_inputs
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -66,9 +66,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     chosen = _chosen(plan, options)
     write_constants(options.out / FILE_NAME, {options.attack: chosen})
-    report = compare(
-        plan, chosen.constants, _integers(options.held_out_sizes), options.held_out, options.reference
+    held_out = replace(
+        plan, variants=tuple(map(Variant.parse, (options.held_out_models or options.models).split(",")))
     )
+    sizes = _integers(options.held_out_sizes)
+    report = compare(held_out, chosen.constants, sizes, options.held_out, options.reference)
     report = {
         "benchmark": "tuning",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -91,7 +93,9 @@ def compare(
     """The reference, the defaults and the tuned constants on models and test images that tuning never saw."""
     models: dict[str, nn.Module] = {}
     for variant in plan.variants:
-        recipe = plan.recipes[variant.model]
+        recipe = default_recipe(variant.model, min(plan.dataset.image_shape[1:]))
+        if variant.model in plan.recipes:
+            recipe = plan.recipes[variant.model]
         models |= train_models(plan.dataset, variant, sizes, recipe, plan.train_seed + 1, _say)
     inputs, labels, common = _held_out(plan.dataset, plan.variants, models, most_images)
     reference = Reference.parse(plan.attack, reference_text)
@@ -211,6 +215,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--held-out-sizes", required=True, help="training sizes of the models that are compared on"
+    )
+    parser.add_argument(
+        "--held-out-models", default="", help="other architectures to compare on (those of --models)"
     )
     parser.add_argument("--epochs", type=int, default=None)
     parser.add_argument("--images", type=int, default=40, help="tuning images")

@@ -125,6 +125,7 @@ def _show_finished(finished: FinishedStudy, console: Console) -> None:
         ("figure", finished.figure),
         ("MLflow UI", finished.ui_command),
         ("this study", finished.run_page),
+        ("all cells", finished.view_page),
     ):
         if place:
             console.print(f"{label:<10}  {place}", soft_wrap=True, highlight=False)

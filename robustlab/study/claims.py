@@ -154,9 +154,7 @@ class Claims:
         )
         return list(found)
 
-    def claim(
-        self, digest: str, create: Callable[[dict[str, str]], str], *, retry_failed: bool
-    ) -> Claim:
+    def claim(self, digest: str, create: Callable[[dict[str, str]], str], *, retry_failed: bool) -> Claim:
         """Ask for a cell.
 
         Args:
@@ -281,9 +279,7 @@ class Heartbeat:
 
 def _last_owner(run: Run) -> tuple[int, str]:
     """(number, text) of the newest owner; (0, "") where there is none."""
-    numbers = [
-        int(key.removeprefix(_OWNER_PARAM)) for key in run.data.params if key.startswith(_OWNER_PARAM)
-    ]
+    numbers = [int(key.removeprefix(_OWNER_PARAM)) for key in run.data.params if key.startswith(_OWNER_PARAM)]
     return (max(numbers), run.data.params[f"{_OWNER_PARAM}{max(numbers)}"]) if numbers else (0, "")
 
 

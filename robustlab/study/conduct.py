@@ -29,6 +29,7 @@ from robustlab.study.runner import MakeExecutor, StudyOutcome, StudyProgress, ru
 from robustlab.study.store import StudyStore, parent_run, run_page, study_experiment, ui_command
 from robustlab.study.tuning.constants_file import FILE_NAME as CONSTANTS_FILE
 from robustlab.study.tuning.constants_file import ChosenConstants, write_constants
+from robustlab.study.ui_view import prepare_experiment, view_page
 
 _CURVES = {
     "test_accuracy": "test_accuracy",
@@ -48,6 +49,7 @@ class FinishedStudy:
     figure: str
     ui_command: str
     run_page: str
+    view_page: str
     report: str = ""
     judgement: Judgement | None = None
 
@@ -112,6 +114,7 @@ def _begin(store: StudyStore, plan: StudyPlan) -> None:
     store.log_new_params(store.parent_run_id, _grid_params(plan))
     store.check_artifacts()
     _log_constants(store, plan)
+    prepare_experiment(store.client, store.experiment_id)
     with store.artifacts(store.parent_run_id) as folder:
         _write_dataset(plan, folder / "dataset.json")
 
@@ -141,9 +144,15 @@ def _sum_up(store: StudyStore, plan: StudyPlan, outcome: StudyOutcome) -> Finish
         report = store.local_artifact(store.parent_run_id, REPORT_FILE)
         store.log_tags(store.parent_run_id, _verdict_tags(judgement))
     set_aliases(store, outcome.results, judgement)
-    page = run_page(store.experiment_id, store.parent_run_id)
     return FinishedStudy(
-        outcome, store.parent_run_id, figure, ui_command(), page, report=report, judgement=judgement
+        outcome,
+        store.parent_run_id,
+        figure,
+        ui_command(),
+        run_page(store.experiment_id, store.parent_run_id),
+        view_page(store.experiment_id),
+        report=report,
+        judgement=judgement,
     )
 
 

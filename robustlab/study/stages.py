@@ -48,9 +48,7 @@ def _show_nothing(cell: Cell, stage: str, done: int, total: int, share: float) -
 class Stages:
     """What a process needs to do cells of one study: the images on its device, and the traced graphs."""
 
-    def __init__(
-        self, plan: StudyPlan, store: StudyStore, owner: str, show: ShowStage | None = None
-    ) -> None:
+    def __init__(self, plan: StudyPlan, store: StudyStore, owner: str, show: ShowStage | None = None) -> None:
         self.plan, self.store, self.owner = plan, store, owner
         self.dataset = plan.dataset.to(plan.device)
         self.model_log = ModelLog(store)
@@ -122,9 +120,7 @@ class Stages:
             "train_steps": training.steps,
         }
         store.log_metrics(run_id, metrics, model_id=model_id)
-        store.log_tags(
-            run_id, {MODEL_TAG: model_id, "robustlab.weights_sha256": digest, STAGE_TAG: TRAINED}
-        )
+        store.log_tags(run_id, {MODEL_TAG: model_id, "robustlab.weights_sha256": digest, STAGE_TAG: TRAINED})
         store.delete_artifacts(run_id, PROGRESS)
         return correct
 

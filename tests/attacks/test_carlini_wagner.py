@@ -80,3 +80,22 @@ def test_confidence_is_reached(tiny_cnn: nn.Module, tiny_images: Tensor) -> None
     others = logits.scatter(1, labels[:, None], -math.inf).amax(1)
     assert result.success.all()
     assert (others - own >= 0.02 - 1e-9).all()
+
+
+def test_a_try_that_stalls_keeps_nothing_of_that_step() -> None:
+    """The published code leaves a try before it looks at the image at which the loss rose, adversarial or not."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, dtype=torch.float64))
+    with torch.no_grad():
+        model[1].weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+        model[1].bias.copy_(torch.tensor([0.05, 0.0]))
+    image = torch.tensor([[[[0.5, 0.5]]]], dtype=torch.float64)
+    # One step of Adam crosses the boundary, far enough that the distance outweighs a tiny c.
+    constants = replace(
+        CarliniWagnerL2.classic(), binary_search_steps=1, max_iterations=10, learning_rate=0.5, initial_const=1e-3
+    )  # fmt: skip
+    label = torch.zeros(1, dtype=torch.long)
+    expected, _ = published(model, image[0], 0, constants)
+    assert math.isinf(expected)
+    assert not carlini_wagner_l2(model.eval(), image, label, constants).success.any()
+    patient = replace(constants, stall_tolerance=0.0)
+    assert carlini_wagner_l2(model, image, label, patient).success.all()

@@ -147,6 +147,7 @@ def ifgsm_case(length: int) -> Case:
         "epsilon": per_image(0.05, 0.2),
         "active": active(),
     }
+    arguments["epsilon"][INACTIVE] = 0.001  # outside its ball, and left there
     arguments["epsilon"][STILL] = 1  # nothing moves this image: it has not changed
     return Case("ifgsm_step", ifgsm_step, arguments, ("adv_inputs",), rounds=False)
 

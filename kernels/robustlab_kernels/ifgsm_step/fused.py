@@ -24,29 +24,24 @@ def ifgsm_step_kernel(
     start = image * N
     linf = tl.zeros((BLOCK,), dtype)
     changed = tl.zeros((BLOCK,), tl.int32)
-    if tl.load(active_ptr + image):
-        step_size = tl.load(step_size_ptr + image).to(dtype)
-        epsilon = tl.load(epsilon_ptr + image).to(dtype)
-        for begin in range(0, N, BLOCK):
-            pixel = begin + tl.arange(0, BLOCK)
-            at, inside = start + pixel, pixel < N
-            x = tl.load(adv_ptr + at, inside, other=0)
-            clean = tl.load(inputs_ptr + at, inside, other=0)
-            gradient = tl.load(gradient_ptr + at, inside, other=0)
-            moved = tl.where(gradient > 0, x - step_size, tl.where(gradient < 0, x + step_size, x))
-            moved = tl.maximum(moved, clean - epsilon, propagate_nan=_NAN)
-            moved = tl.minimum(moved, clean + epsilon, propagate_nan=_NAN)
-            moved = tl.maximum(moved, tl.zeros_like(moved), propagate_nan=_NAN)
-            moved = tl.minimum(moved, tl.zeros_like(moved) + 1, propagate_nan=_NAN)
-            tl.store(adv_ptr + at, moved, inside)
-            changed |= ((moved != x) & inside).to(tl.int32)
-            linf = tl.maximum(linf, tl.abs(moved - clean), propagate_nan=_NAN)
-    else:
-        for begin in range(0, N, BLOCK):
-            pixel = begin + tl.arange(0, BLOCK)
-            at, inside = start + pixel, pixel < N
-            moved = tl.load(adv_ptr + at, inside, other=0) - tl.load(inputs_ptr + at, inside, other=0)
-            linf = tl.maximum(linf, tl.abs(moved), propagate_nan=_NAN)
+    active = changed + tl.load(active_ptr + image).to(tl.int32) != 0  # one for each lane, to mask with
+    step_size = tl.load(step_size_ptr + image).to(dtype)
+    epsilon = tl.load(epsilon_ptr + image).to(dtype)
+    for begin in range(0, N, BLOCK):
+        pixel = begin + tl.arange(0, BLOCK)
+        at, inside = start + pixel, pixel < N
+        x = tl.load(adv_ptr + at, inside, other=0)
+        clean = tl.load(inputs_ptr + at, inside, other=0)
+        gradient = tl.load(gradient_ptr + at, inside & active, other=0)
+        moved = tl.where(gradient > 0, x - step_size, tl.where(gradient < 0, x + step_size, x))
+        moved = tl.maximum(moved, clean - epsilon, propagate_nan=_NAN)
+        moved = tl.minimum(moved, clean + epsilon, propagate_nan=_NAN)
+        moved = tl.maximum(moved, tl.zeros_like(moved), propagate_nan=_NAN)
+        moved = tl.minimum(moved, tl.zeros_like(moved) + 1, propagate_nan=_NAN)
+        moved = tl.where(active, moved, x)
+        tl.store(adv_ptr + at, moved, inside & active)
+        changed |= ((moved != x) & inside).to(tl.int32)
+        linf = tl.maximum(linf, tl.abs(moved - clean), propagate_nan=_NAN)
     # The reduction over a block drops NaN on a GPU.
     spoiled = tl.max((linf != linf).to(tl.int32), axis=0) > 0
     tl.store(linf_ptr + image, tl.where(spoiled, float("nan"), tl.max(linf, axis=0)))

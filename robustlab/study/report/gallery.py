@@ -108,7 +108,7 @@ def _picture(values: np.ndarray) -> str:
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def _label(names: Any, label: int) -> str:
+def _label(names: Any, label: Any) -> str:
     known = isinstance(names, list) and int(label) < len(names)
     return str(names[int(label)]) if known else str(int(label))
 

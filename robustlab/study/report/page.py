@@ -20,7 +20,7 @@ from robustlab.study.report.charts import (
 )
 from robustlab.study.report.curves import NORM_NAMES, CurveKey, Judgement
 from robustlab.study.report.gallery import galleries
-from robustlab.study.report.provenance import parameter_table, settings_tables
+from robustlab.study.report.provenance import facts, parameter_table, settings_tables
 from robustlab.study.report.record import StudyRecord
 
 FILE_NAME = "report.html"
@@ -64,6 +64,7 @@ def render_report(studies: Sequence[StudyRecord], judgement: Judgement) -> str:
         {
             "record": study,
             "dataset": study.tags.get("robustlab.dataset", study.name),
+            "facts": facts(study),
             "rows": figure_rows(study, number, judgement),
             "scatter": accuracy_against_robustness(study, number, judgement),
             "robust": robust_accuracy(study, number, judgement),
@@ -77,6 +78,7 @@ def render_report(studies: Sequence[StudyRecord], judgement: Judgement) -> str:
     return environment.get_template("page.html.jinja").render(
         parts=parts,
         verdicts=rows,
+        others=_others(rows),
         turning=[row for row in rows if row.kind == "turning point"],
         findings=judgement.findings,
         table1=parameter_table(studies),
@@ -116,6 +118,13 @@ def _row(key: CurveKey, judgement: Judgement) -> VerdictRow:
         seeds=str(curve.seeds) if curve is not None else "-",
         because=explain(verdict),
     )
+
+
+def _others(rows: Sequence[VerdictRow]) -> str:
+    """How many curves got which other verdict: ``2 still rising, 1 undecided``."""
+    kinds = [row.kind for row in rows]
+    counts = ((kinds.count(kind), kind) for kind in ("still rising", "flat", "undecided"))
+    return ", ".join(f"{count} {kind}" for count, kind in counts if count)
 
 
 def _left_out(study: StudyRecord, number: int, judgement: Judgement) -> list[tuple[str, str]]:

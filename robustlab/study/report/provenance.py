@@ -13,6 +13,23 @@ Rows = list[tuple[str, str]]
 _SHOWN_PACKAGES = ("torch", "torchvision", "triton", "mlflow", "numpy", "scipy", "optuna", "safetensors")
 
 
+def facts(study: StudyRecord) -> str:
+    """One sentence: what was trained, on what, how it was attacked."""
+    results = study.results
+    if not results:
+        return "No cell of this study has finished."
+    sizes = sorted({result.cell.train_size for result in results})
+    seeds = sorted({result.cell.seed for result in results})
+    variants = list(dict.fromkeys(result.cell.variant for result in results))
+    attacks = {"cw": "Carlini-Wagner (L2)", "ifgsm": "I-FGSM (Linf)"}
+    used = [attacks.get(name, name) for name in study.params.get("grid.attacks", "").split(",") if name]
+    return (
+        f"{results[0].cell.dataset}: {', '.join(variants)}, trained on {len(sizes)} nested balanced subsets "
+        f"({sizes[0]:,} to {sizes[-1]:,} images), {len(seeds)} seed{'s' if len(seeds) > 1 else ''}: {len(results)} "
+        f"models. " + (f"Attacked with minimum-norm {' and '.join(used)}." if used else "Not attacked.")
+    )
+
+
 def settings_tables(study: StudyRecord) -> list[tuple[str, Rows]]:
     """(title, rows) of the data, the grid, the recipes, the attacks' constants, the machine and the versions."""
     params = study.params

@@ -81,6 +81,23 @@ def evidence(choice: Choice, plan: TuningPlan, subjects: Subjects, trials: int) 
     }
 
 
+def front_choices(study: optuna.Study, plan: TuningPlan, subjects: Subjects) -> list[Choice]:
+    """Every point of the Pareto front as if it had been chosen, fewest propagations first."""
+    untuned = judge(subjects.untuned, subjects.reference)
+    reference = judge(subjects.reference, subjects.reference)
+    return [
+        Choice(
+            with_values(plan.untuned, trial.params),
+            _judgement(trial),
+            trial.number,
+            _judgement(trial).within(plan.tolerance),
+            untuned,
+            reference,
+        )
+        for trial in front(study)
+    ]
+
+
 def front_table(study: optuna.Study, plan: TuningPlan) -> list[dict[str, object]]:
     """The Pareto front with its constants, fewest propagations first."""
     return [

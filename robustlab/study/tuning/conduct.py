@@ -19,7 +19,7 @@ from mlflow.exceptions import MlflowException
 from robustlab import __version__
 from robustlab.errors import InputError
 from robustlab.study.store import StudyStore, parent_run, run_page, ui_command
-from robustlab.study.tuning.choice import Choice, choose, evidence, front_table
+from robustlab.study.tuning.choice import Choice, choose, evidence, front_choices, front_table
 from robustlab.study.tuning.constants_file import FILE_NAME, ChosenConstants, write_constants
 from robustlab.study.tuning.judgement import judge
 from robustlab.study.tuning.models import study_models
@@ -227,6 +227,10 @@ def _log_results(plan: TuningPlan, store: StudyStore, study: optuna.Study, subje
     found = ChosenConstants(choice.constants, origin, evidence(choice, plan, subjects, len(trials)))
     with store.artifacts(store.parent_run_id) as folder:
         write_constants(folder / FILE_NAME, {plan.attack: found})
+        (folder / "front").mkdir()
+        for point in front_choices(study, plan, subjects):
+            one = ChosenConstants(point.constants, origin, evidence(point, plan, subjects, len(trials)))
+            write_constants(folder / "front" / f"trial-{point.trial}.json", {plan.attack: one})
         (folder / "front.json").write_text(json.dumps(front_table(study, plan), indent=2) + "\n")
         _write_trials(study, plan, folder / "trials.csv")
         write_plots(study, folder / PAGE)
@@ -256,7 +260,7 @@ def _write_trials(study: optuna.Study, plan: TuningPlan, path: Path) -> None:
         for trial in finished_trials(study):
             state = "complete" if trial.number in whole else "pruned"
             found = [trial.user_attrs.get(key, "") for key in keys]
-            value = trial.values[0] if trial.values else ""
+            value = trial.values[0] if state == "complete" else ""
             writer.writerow([trial.number, state, value, *found, *(trial.params.get(n) for n in names)])
 
 

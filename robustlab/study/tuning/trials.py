@@ -147,11 +147,12 @@ def _run_trial(
     if steps:
         store.log_series(run_id, "batch_cost", list(steps), list(steps.values()))
     if done is not None:  # pruned
-        estimate = sum(steps.values()) / len(steps)
         trial.set_user_attr(PRUNED_AFTER, done)
-        end_child(store, run_id, {"pruned_after_batches": done, "cost": estimate}, state="pruned")
-        # Optuna takes this estimate where it could not rank what a pruned trial reported, one number per batch.
-        return estimate
+        so_far = sum(steps.values()) / len(steps)
+        end_child(store, run_id, {"pruned_after_batches": done, "cost_so_far": so_far}, state="pruned")
+        # Not an estimate of its cost instead: the cost of a whole trial goes by its worst model, so an estimate
+        # from some batches could pass for the best.
+        raise optuna.TrialPruned
     objectives, _, judgement = _objectives(search, subjects, outcome)
     for key, value in judgement.metrics().items():
         trial.set_user_attr(key, value)

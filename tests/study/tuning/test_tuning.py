@@ -6,6 +6,7 @@ import csv
 import json
 import platform
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import mlflow
@@ -91,6 +92,8 @@ def test_what_a_tuning_leaves_in_mlflow(digits: DataSet, store: Path) -> None:
     assert all(run.info.status == "FINISHED" for run in runs)
     pruned = [run for run in runs if run.data.tags["robustlab.state"] == "pruned"]
     assert len(pruned) == finished.pruned == int(parent.data.metrics["pruned_trials"]) > 0
+    states = [trial.state.name for trial in all_trials(plan)]
+    assert (states.count("PRUNED"), states.count("COMPLETE")) == (len(pruned), 14 - len(pruned) + 1)
     batches = 3 * 12 // 3
     for run in runs:
         points = client.get_metric_history(run.info.run_id, "batch_cost")
@@ -229,6 +232,9 @@ def test_pareto_mode_minimises_both(digits: DataSet, store: Path) -> None:
         assert trial.values == [metrics["distance"], metrics["propagations"]]
     front = json.loads((Path(finished.constants_file).parent / "front.json").read_text())
     assert {point["trial"] for point in front} == best
+    for point in front:
+        file = f"runs:/{finished.run_id}/front/trial-{point['trial']}.json"
+        assert asdict(find_constants(file, "digits", ["ifgsm"])["ifgsm"].constants) == point["constants"]
 
 
 def test_failures_are_penalised_and_never_chosen(
@@ -340,9 +346,8 @@ def test_two_workers_share_a_study_on_postgresql(digits: DataSet, store: Path, p
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings(
-    "ignore:Heartbeat of storage:UserWarning"
-)  # of the ask below, which a dead worker did
+# of the ask below, which a worker did that then died
+@pytest.mark.filterwarnings("ignore:Heartbeat of storage:UserWarning")
 def test_a_silent_workers_trial_is_started_again(
     digits: DataSet, store: Path, postgres: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

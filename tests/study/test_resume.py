@@ -1,0 +1,112 @@
+"""Studies that are killed, as processes, and started again: what they end with is what an undisturbed one ends with."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import time
+from pathlib import Path
+
+import mlflow
+import pytest
+from mlflow import MlflowClient
+
+from tests.study.interrupted import (
+    all_runs,
+    check_nothing_is_left_over,
+    kill_when,
+    numbers,
+    run_study,
+    start_study,
+)
+
+CELLS = 4
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    tmp_path_factory: pytest.TempPathFactory, empty_store: Path
+) -> tuple[dict[str, object], float]:
+    """What a study that nobody disturbs measures, and how many seconds it takes."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    shutil.copy(empty_store, folder / "mlflow.db")
+    began = time.monotonic()
+    run_study(folder)
+    took_s = time.monotonic() - began
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+    found = numbers()
+    mlflow.set_tracking_uri(before)
+    assert len(found) == CELLS
+    return dict(found), took_s
+
+
+def kill_and_resume(store: Path, moments_s: list[float]) -> int:
+    """Kill a study at each of the moments after its start, then let it end; returns how often it was killed."""
+    killed = 0
+    for moment_s in moments_s:
+        began = time.monotonic()
+        process = start_study(store)
+        killed += kill_when(process, lambda: time.monotonic() - began > moment_s)  # noqa: B023 - called at once
+    run_study(store)
+    return killed
+
+
+def test_killed_at_random_moments(store: Path, undisturbed: tuple[dict[str, object], float]) -> None:
+    """Killed twice (-9) while it works and resumed, it has the same cells and the same numbers."""
+    expected, took_s = undisturbed
+    draw = random.Random(6)
+    # The first third is Python loading its libraries.
+    moments_s = [draw.uniform(0.35, 0.9) * took_s for _ in range(2)]
+    assert kill_and_resume(store, moments_s) >= 1
+    assert numbers() == expected
+    check_nothing_is_left_over(CELLS)
+    assert len(all_runs("study")) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10))
+def test_killed_at_ten_more_random_moments(
+    seed: int, store: Path, undisturbed: tuple[dict[str, object], float]
+) -> None:
+    """The same at ten further moments anywhere in the study's time, each on a store of its own."""
+    expected, took_s = undisturbed
+    kill_and_resume(store, [random.Random(seed).uniform(0.3, 1.0) * took_s])
+    assert numbers() == expected
+    check_nothing_is_left_over(CELLS)
+
+
+def test_a_trained_cell_is_only_attacked(store: Path, undisturbed: tuple[dict[str, object], float]) -> None:
+    """Killed when its first cell is trained: that cell's run goes on, with the weights it has."""
+    client = MlflowClient()
+
+    def one_is_trained() -> bool:
+        return any(run.data.tags.get("robustlab.stage") == "trained" for run in all_runs("cell"))
+
+    assert kill_when(start_study(store), one_is_trained)
+    first = next(run for run in all_runs("cell") if run.data.tags.get("robustlab.stage") == "trained")
+    trained_s = client.get_metric_history(first.info.run_id, "train_s")
+    run_study(store)
+    assert numbers() == undisturbed[0]
+    run = client.get_run(first.info.run_id)
+    assert run.info.status == "FINISHED"
+    assert client.get_metric_history(first.info.run_id, "train_s") == trained_s, "trained once"
+    assert {"owner.1", "owner.2"} <= set(run.data.params)
+    # The same command once more finds all of it done.
+    ends = {run.info.run_id: run.info.end_time for run in all_runs("cell")}
+    run_study(store)
+    assert {run.info.run_id: run.info.end_time for run in all_runs("cell")} == ends
+    assert f"{CELLS} of {CELLS} cells were finished before" in (store / "log.txt").read_text()
+    assert len(all_runs("study")) == 1
+
+
+def test_two_at_once_share_the_work(store: Path, undisturbed: tuple[dict[str, object], float]) -> None:
+    """Two identical studies started together end with one set of finished cells, and both see all of them."""
+    both = [start_study(store), start_study(store)]
+    assert [process.wait(300) for process in both] == [0, 0], (store / "log.txt").read_text()[-3000:]
+    assert numbers() == undisturbed[0]
+    check_nothing_is_left_over(CELLS)
+    client = MlflowClient()
+    for study in all_runs("study"):
+        assert study.info.status == "FINISHED"
+        assert len(client.get_metric_history(study.info.run_id, "l2/resnet")) == 2
