@@ -81,8 +81,8 @@ class TrainingResult:
 class TrainingState:
     """A training after ``len(losses)`` epochs: what has to be kept to go on as if it had never stopped.
 
-    ``tensors`` holds the weights and buffers (``model.*``), the momentum (``momentum.*``) and the states of the two random
-    generators (``generator.*``), all on the CPU.
+    ``tensors`` holds the weights and buffers (``model.*``), the momentum (``momentum.*``) and the states of the two
+    random generators (``generator.*``), all on the CPU.
     """
 
     tensors: dict[str, Tensor]

@@ -106,6 +106,22 @@ Fresh = Annotated[
     ),
 ]
 
+Executor = Annotated[
+    str,
+    typer.Option(help="Where cells run: local (this process) or ray (tasks of a Ray cluster)."),
+]
+RayAddress = Annotated[
+    str,
+    typer.Option(
+        help="Ray cluster for --executor ray: host:port, ray://host:port, or local to start one here."
+    ),
+]
+GpusPerCell = Annotated[
+    float,
+    typer.Option(help="GPUs that a cell reserves on Ray; 0.25 puts four on one, 0 uses the CPU alone."),
+]
+CpusPerCell = Annotated[float, typer.Option(help="CPU cores that a cell reserves on Ray.")]
+
 
 def is_auto(text: str) -> bool:
     """Whether the user left the choice to us (MLflow hands over an empty text where a parameter is empty)."""

@@ -98,7 +98,7 @@ def file_digest(path: Path) -> str:
 def _check_digest(path: Path, expected: str | None) -> None:
     if expected is not None and file_digest(path) != expected:
         raise InputError(
-            f"{path} is not the file that was written (its SHA-256 differs): it was truncated or altered; train it again"
+            f"{path} is not the file that was written (its SHA-256 differs: truncated or altered); train it again"
         )
 
 

@@ -1,13 +1,14 @@
 """Who works on which cell: claims kept in the tracking store itself, so that any number of studies share one grid.
 
-A cell's run is its claim. Its parameters ``owner.1``, ``owner.2`` ... name those who held it one after the other; MLflow
-refuses to change a parameter, in every store by the database's primary key, so of several who want to take over an
-abandoned run exactly one becomes ``owner.n``. Two that each open a *new* run for one cell both look again after
+A cell's run is its claim. Its parameters ``owner.1``, ``owner.2`` ... name those who held it one after the other;
+MLflow refuses to change a parameter, in every store by the database's primary key, so of several who want to take over
+an abandoned run exactly one becomes ``owner.n``. Two that each open a *new* run for one cell both look again after
 writing, and at least one of them sees the other: the run with the smaller id stays, the other is deleted.
 
 An owner on this machine is alive while its process is. Of one elsewhere we watch the parent run's heartbeat: it is
 dead if that does not change for ``LEASE_S``. What this cannot rule out: an owner that stood still for longer than the
-lease (a suspended machine) and wakes between its own last check and its last write (docs/decisions/0008-exactly-once.md).
+lease (a suspended machine) and wakes between its own last check and its last write
+(docs/decisions/0008-exactly-once.md).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -269,10 +271,9 @@ class Heartbeat:
 
     def _beat(self) -> None:
         while True:
-            try:
+            # Where the store is away, whoever works notices it and says so; others see the silence.
+            with suppress(Exception):
                 self._client.set_tag(self._run_id, BEAT_TAG, f"{time.time():.1f}")
-            except Exception:
-                pass  # the store is away: whoever works notices it and says so; others see the silence
             if self._stop.wait(BEAT_S):
                 return
 

@@ -90,9 +90,10 @@ class Curve:
                 state.state, state.run = "trained", min(trained, key=lambda run: run.info.run_id)
         for state in self.cells:
             failed = [run for run in by_digest.get(state.digest, []) if run.info.status == "FAILED"]
-            if state.state == "open" and not state.ours and failed:
-                if self.decided or (failed[-1].info.end_time or 0) >= since_ms:
-                    fail(state, failed[-1], failed[-1].data.tags.get("robustlab.failure", "failed"))
+            if state.state != "open" or state.ours or not failed:
+                continue
+            if self.decided or (failed[-1].info.end_time or 0) >= since_ms:
+                fail(state, failed[-1], failed[-1].data.tags.get("robustlab.failure", "failed"))
 
     def common_correct(self) -> Tensor | None:
         """Which test images all trained cells get right; None where no cell was trained."""

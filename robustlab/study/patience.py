@@ -49,7 +49,7 @@ class Patience:
     """
 
     def __init__(self, on_wait: Callable[[str], None] | None = None) -> None:
-        self._on_wait = on_wait or (lambda line: None)
+        self._on_wait = on_wait
         self.limit_s = float(os.environ.get(PATIENCE_VARIABLE, _DEFAULT_PATIENCE_S))
 
     def call(self, action: Callable[[], T]) -> T:
@@ -74,7 +74,7 @@ class Patience:
                     ) from error
                 if waited_s - told_s > 30:
                     told_s = waited_s
-                    self._on_wait(
+                    self._say(
                         f"the MLflow store {mlflow.get_tracking_uri()} does not answer ({_reason(error)}); "
                         f"trying again, for {self.limit_s - waited_s:.0f} s at most"
                     )
@@ -82,8 +82,12 @@ class Patience:
                 pause_s = min(_MOST_PAUSE_S, 2 * pause_s)
             else:
                 if told_s >= 0:
-                    self._on_wait(f"the MLflow store is back after {time.monotonic() - started:.0f} s")
+                    self._say(f"the MLflow store is back after {time.monotonic() - started:.0f} s")
                 return answer
+
+    def _say(self, line: str) -> None:
+        if self._on_wait is not None:
+            self._on_wait(line)
 
 
 class PatientClient(MlflowClient):

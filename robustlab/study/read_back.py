@@ -92,15 +92,6 @@ def link_tag(study_id: str) -> str:
     return f"robustlab.study.{study_id}"
 
 
-def dataset_of_model(client: MlflowClient, model_uri: str) -> str | None:
-    """The data set that a logged model was trained on, if a study of ours logged it."""
-    run_id = mlflow.models.get_model_info(model_uri).run_id
-    if not run_id:
-        return None
-    dataset: str | None = client.get_run(run_id).data.params.get("dataset")
-    return dataset
-
-
 def cell_of(run: Run) -> Cell:
     """Which cell of the grid a run is."""
     # The tags are there from the run's first moment; its parameters come a call later.

@@ -99,7 +99,7 @@ def _move(client: Any, name: str, wanted: Mapping[str, str]) -> None:
 
 def _version_tags(plan: StudyPlan, run: Run, result: CellResult) -> dict[str, str]:
     cell, recipe = result.cell, plan.recipes[result.cell.model]
-    subset = run.inputs.dataset_inputs[0].dataset.digest if run.inputs.dataset_inputs else ""
+    subsets = run.inputs.dataset_inputs if run.inputs is not None else []
     settings = plan.settings(Variant(cell.model, cell.augmented))
     steps = recipe.steps_for(cell.train_size)
     tags = {
@@ -111,7 +111,7 @@ def _version_tags(plan: StudyPlan, run: Run, result: CellResult) -> dict[str, st
         "test_accuracy": f"{result.test_accuracy:.6f}",
         "common_correct_images": f"{run.data.metrics.get('common_correct_images', 0):.0f}",
         "attacked_images": str(result.images),
-        "subset_digest": subset,
+        "subset_digest": subsets[0].dataset.digest if subsets else "",
         "recipe": f"SGD, {steps} steps, batch {recipe.batch_size}, learning rate {recipe.learning_rate:g}, "
         f"momentum {recipe.momentum:g}, weight decay {recipe.weight_decay:g}, augmentation {settings['augmentation']}",
         "weights_sha256": run.data.tags.get("robustlab.weights_sha256", ""),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from robustlab.study.attacking import chosen_images
 from robustlab.study.cell import Cell, CellResult
-from robustlab.study.claims import CELL_TAG, CURVE_TAG, ClaimLost, Claims
+from robustlab.study.claims import CELL_TAG, CURVE_TAG, ClaimLost, Claims, is_trained
 from robustlab.study.executors import Done, Executor, LocalExecutor, Task
 from robustlab.study.executors.task import TaskGone
 from robustlab.study.grid import CellState, Curve, curves_of, fail
@@ -141,10 +141,10 @@ class _StudyRun:
         for curve in self.curves:
             for state in curve.cells:
                 if state.state == "open" and self.claim(curve, state):
-                    if state.state == "trained":  # by somebody who died since we looked
+                    assert state.run is not None
+                    if is_trained(state.run):  # by somebody who died since we looked
                         return self.next_task()
                     state.state = "training"
-                    assert state.run is not None
                     self._busy[state.run.info.run_id] = (curve, state)
                     return Task("train", state.cell, state.run.info.run_id)
         return None
