@@ -172,7 +172,7 @@ def _then(store: StudyStore, run_id: str) -> dict[str, str]:
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             return dict(stored)
     except Exception as error:  # zipfile, zlib and numpy each have their own for a damaged file
         raise InputError(

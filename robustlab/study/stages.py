@@ -169,7 +169,7 @@ class Stages:
         """Which test images a trained cell's model gets right, as ``train`` stored it."""
         with self.store.fetched(run_id, CORRECT_FILE) as path:
             try:
-                with np.load(path, allow_pickle=False) as stored:
+                with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                     return torch.from_numpy(stored["correct"])
             except Exception as error:  # zipfile, zlib and numpy each have their own for a damaged file
                 raise InputError(

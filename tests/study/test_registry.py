@@ -130,7 +130,7 @@ def test_altered_or_unknown_models_are_refused(studied: Path, tmp_path: Path) ->
 
 
 def test_a_cell_can_be_done_again(studied: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """On the same machine weights and distances are equal to the bit; with another recipe the table says what is not."""
+    """On the same machine weights and distances are equal to the bit; nothing is written."""
     run = cells()[1]
     assert main(["reproduce", run.info.run_id, "--device", "cpu"]) == 0
     shown = capsys.readouterr().out
@@ -176,7 +176,7 @@ def test_status_of_a_finished_study(studied: Path, capsys: pytest.CaptureFixture
 
 
 def test_models_of_libraries(tmp_path: Path) -> None:
-    """torchvision's and timm's architectures take [0, 1] images, with weights from a file or random; mistakes are said."""
+    """torchvision's and timm's architectures take [0, 1] images, with weights of a file or random ones."""
     import torchvision
 
     source = torchvision.models.get_model("squeezenet1_1", weights=None, num_classes=10).eval()

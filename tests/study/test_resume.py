@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
+import signal
+import socket
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import mlflow
@@ -98,6 +105,62 @@ def test_a_trained_cell_is_only_attacked(store: Path, undisturbed: tuple[dict[st
     assert {run.info.run_id: run.info.end_time for run in all_runs("cell")} == ends
     assert f"{CELLS} of {CELLS} cells were finished before" in (store / "log.txt").read_text()
     assert len(all_runs("study")) == 1
+
+
+@contextmanager
+def tracking_server(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """An MLflow server on the folder's store, with artifacts through the server."""
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db",
+        "--artifacts-destination", str(folder / "artifacts"), "--port", str(port), "--workers", "1",
+    ]  # fmt: skip
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
+    with (folder / "server.txt").open("ab") as log:
+        server = subprocess.Popen(
+            command, cwd=folder, env=kept, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        until = time.monotonic() + 120
+        while True:
+            with socket.socket() as client:
+                if client.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            assert server.poll() is None, (folder / "server.txt").read_text()
+            assert time.monotonic() < until
+            time.sleep(0.2)
+        yield server
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+@pytest.mark.slow
+def test_the_server_is_killed_and_comes_back(
+    store: Path, undisturbed: tuple[dict[str, object], float]
+) -> None:
+    """The study waits, says so, and ends with the numbers of an undisturbed one."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    uri = f"http://127.0.0.1:{port}"
+    with tracking_server(store, port):
+        mlflow.set_tracking_uri(uri)
+        study = start_study(store, uri=uri)
+        until = time.monotonic() + 120
+        while not any(run.data.tags.get("robustlab.stage") == "trained" for run in all_runs("cell")):
+            assert study.poll() is None, (store / "log.txt").read_text()[-3000:]
+            assert time.monotonic() < until
+            time.sleep(0.1)
+    time.sleep(8)  # nothing answers
+    assert study.poll() is None, (store / "log.txt").read_text()[-3000:]
+    with tracking_server(store, port):
+        assert study.wait(300) == 0, (store / "log.txt").read_text()[-3000:]
+        assert numbers() == undisturbed[0]
+        check_nothing_is_left_over(CELLS)
+    shown = (store / "log.txt").read_text()
+    assert "does not answer" in shown
+    assert "is back after" in shown
 
 
 def test_two_at_once_share_the_work(store: Path, undisturbed: tuple[dict[str, object], float]) -> None:

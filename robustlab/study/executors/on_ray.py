@@ -162,8 +162,8 @@ def _check_nodes(ray: Any, store_uri: str, gpus_per_cell: float, cpus_per_cell: 
     nodes = [node for node in ray.nodes() if node["Alive"]]
     if len(nodes) > 1 and not store_uri.startswith(("http:", "https:")):
         raise InputError(
-            f"the Ray cluster has {len(nodes)} nodes, but the MLflow store {without_password(store_uri)} is no tracking "
-            "server that they all reach; start `mlflow server` and set MLFLOW_TRACKING_URI (docs/deploy.md)"
+            f"the Ray cluster has {len(nodes)} nodes, but the MLflow store {without_password(store_uri)} is no "
+            "tracking server that they all reach; start `mlflow server` and set MLFLOW_TRACKING_URI (docs/deploy.md)"
         )
     for resource, wanted in (("GPU", gpus_per_cell), ("CPU", cpus_per_cell)):
         most = max((node["Resources"].get(resource, 0.0) for node in nodes), default=0.0)
