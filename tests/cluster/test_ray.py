@@ -78,7 +78,7 @@ def wait_for(what: object, seconds: float = 180) -> object:
 
 
 def test_a_killed_worker_is_replaced(cluster: object, store: Path, undisturbed: dict[str, object]) -> None:
-    """kill -9 of the process that runs a task: Ray runs it again, every cell has one finished run, numbers are equal."""
+    """kill -9 of the process that runs a task: Ray runs it again, and the cells and numbers are the same."""
     address = cluster.address  # type: ignore[attr-defined]
     study = start_study(
         store, "--executor", "ray", "--ray-address", address, options=SMALL, ROBUSTLAB_MARK=str(store)

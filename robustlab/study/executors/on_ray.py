@@ -202,4 +202,5 @@ def _stages(key: _Key, study: str, owner: str, device: str, store_uri: str) -> S
     plan = replace(key.plan, device=torch.device(device))
     use_cpu_threads(plan)
     store = StudyStore(MlflowClient().get_run(study))
+    mlflow.set_experiment(experiment_id=store.experiment_id)  # MLflow files logged models under the active one
     return Stages(plan, store, owner)
