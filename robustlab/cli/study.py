@@ -128,12 +128,7 @@ def _conduct(
     )
     with StudyDisplay(console) as display:
         finished = conduct_study(
-            plan, kind, display.show, fresh=fresh, on_wait=display.say, make_executor=make_executor
-        )
-    if finished.outcome.found:
-        console.print(
-            f"{finished.outcome.found} of {count} cells were finished before and were not done again "
-            "(--fresh starts anew)"
+            plan, kind, display.show, fresh=fresh, tell=display.say, make_executor=make_executor
         )
     _show_finished(finished, console)
     return 1 if finished.outcome.failures else 0

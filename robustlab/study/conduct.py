@@ -60,7 +60,7 @@ def conduct_study(
     on_progress: Callable[[StudyProgress], None] | None = None,
     *,
     fresh: bool = False,
-    on_wait: Callable[[str], None] | None = None,
+    tell: Callable[[str], None] | None = None,
     make_executor: MakeExecutor = LocalExecutor,
 ) -> FinishedStudy:
     """Run the plan's grid in MLflow and log what belongs to the study as a whole to its parent run.
@@ -70,14 +70,14 @@ def conduct_study(
 
     Args:
         fresh: begin anew, whatever there is.
-        on_wait: called with a line for the user while the store is waited for.
+        tell: called with a line for the user: what was found done, and while the store is waited for.
 
     Raises:
         InputError: the store takes no run or no artifacts, stays away for too long, or ``fresh`` meets a running study.
     """
     use_cpu_threads(plan)
     with few_http_retries():
-        patience = Patience(on_wait)
+        patience = Patience(tell)
         client = PatientClient(patience)
         experiment_id = study_experiment()
         if fresh:
@@ -105,7 +105,7 @@ def conduct_study(
                 close_abandoned(client, experiment_id, store.parent_run_id)
                 _begin(store, plan)
                 claims = Claims(client, experiment_id, owner)
-                outcome = run_study(plan, store, claims, on_progress, make_executor)
+                outcome = run_study(plan, store, claims, on_progress, make_executor, tell)
                 return _sum_up(store, plan, outcome)
 
 

@@ -60,12 +60,18 @@ def run_study(
     claims: Claims,
     on_progress: Callable[[StudyProgress], None] | None = None,
     make_executor: MakeExecutor = LocalExecutor,
+    tell: Callable[[str], None] | None = None,
+    make_stages: type[Stages] = Stages,
 ) -> StudyOutcome:
     """Train and attack every cell of the plan that the store has no result of.
 
     A cell that fails is recorded and left out, the others go on. Cells that another study works on are waited for.
+
+    Args:
+        tell: called with a line for the user: how much was done before.
+        make_stages: what a cell's stages do; a benchmark of the rest puts others in their place.
     """
-    return _StudyRun(plan, store, claims, on_progress, make_executor).run()
+    return _StudyRun(plan, store, claims, on_progress, make_executor, tell, make_stages).run()
 
 
 class _StudyRun:
@@ -78,13 +84,16 @@ class _StudyRun:
         claims: Claims,
         on_progress: Callable[[StudyProgress], None] | None,
         make_executor: MakeExecutor,
+        tell: Callable[[str], None] | None,
+        make_stages: type[Stages],
     ) -> None:
         self.plan, self.store, self.claims = plan, store, claims
         self.started_ms = int(time.time() * 1000)
-        self.stages = Stages(plan, store, str(claims.owner), self.show)
+        self.stages = make_stages(plan, store, str(claims.owner), self.show)
         self.make_executor = make_executor
         self.curves = curves_of(plan)
         self._on_progress = on_progress
+        self._tell = tell
         self._busy: dict[str, tuple[Curve, CellState]] = {}
         self._work_before = 0.0
         self._work = {
@@ -99,6 +108,11 @@ class _StudyRun:
             for curve in self.curves:
                 self.read(curve)
             found = sum(state.state == "finished" for curve in self.curves for state in curve.cells)
+            if found and self._tell is not None:
+                self._tell(
+                    f"{found} of {self.plan.cell_count} cells were finished before and are not done again "
+                    "(--fresh starts anew)"
+                )
             self._work_before = self.work_done() / self._work_total
             if not all(curve.ended for curve in self.curves):
                 executor = self.make_executor(self.stages)

@@ -73,7 +73,13 @@ class RayExecutor:
         reference = self._remote.options(
             name=f"{task.stage} {task.cell.variant} {task.cell.train_size}"
         ).remote(
-            task, self._plan, store.parent_run_id, self._stages.owner, self._device, mlflow.get_tracking_uri()
+            task,
+            self._plan,
+            type(self._stages),
+            store.parent_run_id,
+            self._stages.owner,
+            self._device,
+            mlflow.get_tracking_uri(),
         )
         self._running[reference] = task
 
@@ -174,16 +180,18 @@ def _check_nodes(ray: Any, store_uri: str, gpus_per_cell: float, cpus_per_cell: 
             )
 
 
-def _run(task: Task, plan: StudyPlan, study: str, owner: str, device: str, store_uri: str) -> Any:
+def _run(
+    task: Task, plan: StudyPlan, kind: type[Stages], study: str, owner: str, device: str, store_uri: str
+) -> Any:
     """The body of a Ray task."""
-    return task.run(_stages(_Key(plan), study, owner, device, store_uri))
+    return task.run(_stages(_Key(plan, kind), study, owner, device, store_uri))
 
 
 class _Key:
     """The plan, for the cache: a study's id tells plans apart."""
 
-    def __init__(self, plan: StudyPlan) -> None:
-        self.plan = plan
+    def __init__(self, plan: StudyPlan, kind: type[Stages]) -> None:
+        self.plan, self.kind = plan, kind
 
     def __hash__(self) -> int:
         return 0
@@ -202,5 +210,7 @@ def _stages(key: _Key, study: str, owner: str, device: str, store_uri: str) -> S
     plan = replace(key.plan, device=torch.device(device))
     use_cpu_threads(plan)
     store = StudyStore(MlflowClient().get_run(study))
-    mlflow.set_experiment(experiment_id=store.experiment_id)  # MLflow files logged models under the active one
-    return Stages(plan, store, owner)
+    mlflow.set_experiment(
+        experiment_id=store.experiment_id
+    )  # MLflow files logged models under the active one
+    return key.kind(plan, store, owner)
