@@ -73,7 +73,9 @@ def page(postgres: str, tmp_path: Path) -> list[str]:
         f"psql -d postgres -c 'DROP DATABASE IF EXISTS {name} WITH (FORCE)'\n"
         for name in ("robustlab", "robustlab_users")
     )
-    return [first + drop, *rest]
+    # This checkout's program, whatever is installed.
+    ours = 'robustlab() { python -m robustlab "$@"; }\n'
+    return [ours + first + drop, *rest]
 
 
 def test_the_page_is_followed_word_for_word(page: list[str], tmp_path: Path) -> None:
