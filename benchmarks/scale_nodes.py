@@ -35,7 +35,7 @@ SLEEP = "ROBUSTLAB_BENCHMARK_SLEEP_S"
 class SleepingStages(Stages):
     """Sleeps where a model would be trained or attacked; what the runner needs of the store is written as always."""
 
-    def train(self, cell: Cell, run_id: str) -> Tensor:
+    def train(self, cell: Cell, run_id: str) -> Tensor:  # noqa: ARG002 - the signature is that of Stages
         """Every image counts as classified correctly."""
         time.sleep(float(os.environ[SLEEP]))
         metrics = {"train_accuracy": 1.0, "test_accuracy": 1.0, "train_s": 0.0}
@@ -43,7 +43,7 @@ class SleepingStages(Stages):
         self.store.log_tags(run_id, {"robustlab.stage": "trained"})
         return torch.ones(len(self.dataset.test), dtype=torch.bool)
 
-    def attack(self, cell: Cell, run_id: str, common_images: int, chosen: Tensor) -> CellResult:
+    def attack(self, cell: Cell, run_id: str, common_images: int, chosen: Tensor) -> CellResult:  # noqa: ARG002
         """No image is attacked."""
         time.sleep(float(os.environ[SLEEP]))
         self.store.log_metrics(run_id, {"attacked_images": 0, "attack_s": 0.0})
