@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -77,6 +78,20 @@ class TrainingResult:
     train_s: float
 
 
+@dataclass(frozen=True, eq=False)
+class TrainingState:
+    """A training after ``len(losses)`` epochs: what has to be kept to go on as if it had never stopped.
+
+    ``tensors`` holds the weights and buffers (``model.*``), the momentum (``momentum.*``) and the states of the two
+    random generators (``generator.*``), all on the CPU.
+    """
+
+    tensors: dict[str, Tensor]
+    losses: tuple[float, ...]
+    steps: int
+    train_s: float
+
+
 def initial_model(name: str, dataset: DataSet, subset: LabelledImages, seed: int) -> nn.Sequential:
     """Build the named model with weights drawn from the seed, normalising by the subset's own mean and deviation.
 
@@ -112,6 +127,8 @@ def train(
     seed: int,
     augmentation: Augmentation | None = None,
     on_epoch: Callable[[int, int, float], None] | None = None,
+    on_state: Callable[[Callable[[], TrainingState]], None] | None = None,
+    resume: TrainingState | None = None,
 ) -> TrainingResult:
     """Train ``model`` in place and leave it in evaluation mode.
 
@@ -124,6 +141,8 @@ def train(
         subset: the training images, resident on the device that trains, as uint8.
         seed: draws the order of the images and the augmentation.
         on_epoch: called with (epochs done, epochs in all, mean loss).
+        on_state: called after every epoch but the last with a function that copies the training's state.
+        resume: a state of the same training; it goes on from there, to the same weights (bit-equal on the CPU).
 
     Raises:
         TrainingDiverged: the mean loss of an epoch is not finite.
@@ -143,19 +162,22 @@ def train(
         weight_decay=recipe.weight_decay,
         fused=device.type == "cuda",  # one launch for all parameters; on the CPU it would round differently
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: learning_rate_factor(step, total_steps, recipe)
-    )
+    generators = {"order": order_generator, "augmentation": augmentation_generator}
     losses: list[float] = []
-    steps = 0
-    started = time.perf_counter()
+    steps, before_s = 0, 0.0
+    if resume is not None:
+        _restore(resume, model, optimizer, generators)
+        losses, steps, before_s = list(resume.losses), resume.steps, resume.train_s
+    started = time.perf_counter() - before_s
     model.train()
-    for epoch in range(epochs):
+    for epoch in range(len(losses), epochs):
         # Equal parts instead of full batches and a rest: batch normalisation never meets a batch of one image.
         batches = torch.randperm(count, generator=order_generator).to(device).tensor_split(batches_per_epoch)
         batches = batches[: total_steps - steps]
         loss_sum = torch.zeros((), device=device)
-        for batch in batches:
+        for step, batch in enumerate(batches, start=steps):
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.learning_rate * learning_rate_factor(step, total_steps, recipe)
             images = subset.images[batch]
             if augmentation is None:
                 inputs = to_inputs(images)
@@ -171,7 +193,6 @@ def train(
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-            schedule.step()
             loss_sum += loss.detach()
         steps += len(batches)
         losses.append(loss_sum.item() / len(batches))
@@ -179,11 +200,49 @@ def train(
             raise TrainingDiverged(f"the training loss was {losses[-1]} in epoch {epoch + 1} of {epochs}")
         if on_epoch is not None:
             on_epoch(epoch + 1, epochs, losses[-1])
+        if on_state is not None and epoch + 1 < epochs:
+            on_state(partial(_state, model, optimizer, generators, tuple(losses), steps, started))
     model.zero_grad(set_to_none=True)
     # As every loaded copy will be: another layout rounds differently, and accuracies are to be equal to the bit.
     model.to(memory_format=torch.contiguous_format)
     model.eval()
     return TrainingResult(tuple(losses), steps, time.perf_counter() - started)
+
+
+def _state(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    generators: dict[str, torch.Generator],
+    losses: tuple[float, ...],
+    steps: int,
+    started: float,
+) -> TrainingState:
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    for name, parameter in model.named_parameters():
+        if optimizer.state[parameter].get("momentum_buffer") is not None:
+            tensors[f"momentum.{name}"] = optimizer.state[parameter]["momentum_buffer"]
+    tensors |= {f"generator.{name}": generator.get_state() for name, generator in generators.items()}
+    copies = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    return TrainingState(copies, losses, steps, time.perf_counter() - started)
+
+
+def _restore(
+    state: TrainingState,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    generators: dict[str, torch.Generator],
+) -> None:
+    model.load_state_dict(
+        {name[6:]: value for name, value in state.tensors.items() if name.startswith("model.")}
+    )
+    for name, parameter in model.named_parameters():
+        momentum = state.tensors.get(f"momentum.{name}")
+        if momentum is not None:
+            # In the parameter's own layout, as the optimiser would have made it.
+            buffer = torch.empty_like(parameter).copy_(momentum).detach()
+            optimizer.state[parameter]["momentum_buffer"] = buffer
+    for name, generator in generators.items():
+        generator.set_state(state.tensors[f"generator.{name}"])
 
 
 def learning_rate_factor(step: int, total_steps: int, recipe: Recipe) -> float:

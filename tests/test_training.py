@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,9 +11,11 @@ from torch import nn
 
 from robustlab.data import Augmentation, DataSet, LabelledImages, load_dataset, nested_subsets
 from robustlab.errors import InputError
+from robustlab.study.checkpoint import load_training_state, save_training_state
 from robustlab.training import (
     Recipe,
     TrainingDiverged,
+    TrainingState,
     channel_statistics,
     correctly_classified,
     default_recipe,
@@ -50,6 +53,41 @@ def test_same_seed_gives_bit_identical_weights(digits: DataSet, augmentation: Au
     first = weights_after_training(digits, 3, augmentation)
     assert torch.equal(first, weights_after_training(digits, 3, augmentation))
     assert not torch.equal(first, weights_after_training(digits, 4, augmentation))
+
+
+def test_a_resumed_training_ends_with_the_same_bits(digits: DataSet, tmp_path: Path) -> None:
+    """From the state after any epoch, read back from its file: weights, losses and steps of the undisturbed one."""
+    subset, recipe = subset_of(digits, 100), Recipe(epochs=3, batch_size=32)
+    augmentation = Augmentation(shift=True, flip=True, rotation=True)
+    states: list[TrainingState] = []
+    whole = initial_model("resnet", digits, subset, 5)
+    expected = train(
+        whole,
+        subset,
+        recipe,
+        seed=5,
+        augmentation=augmentation,
+        on_state=lambda state: states.append(state()),
+    )
+    assert [state.steps for state in states] == [4, 8]
+    for number, state in enumerate(states):
+        save_training_state(state, tmp_path / str(number))
+        model = initial_model("resnet", digits, subset, 99)  # other weights: all has to come from the state
+        result = train(
+            model,
+            subset,
+            recipe,
+            seed=5,
+            augmentation=augmentation,
+            resume=load_training_state(tmp_path / str(number)),
+        )
+        assert (result.losses, result.steps) == (expected.losses, expected.steps)
+        for name, value in whole.state_dict().items():
+            assert torch.equal(model.state_dict()[name], value), name
+    stored = tmp_path / "0" / "training.safetensors"
+    stored.write_bytes(stored.read_bytes()[:-1])
+    with pytest.raises(InputError, match="truncated or altered"):
+        load_training_state(tmp_path / "0")
 
 
 def test_training_leaves_the_callers_random_state_alone(digits: DataSet) -> None:

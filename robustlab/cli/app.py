@@ -30,7 +30,7 @@ app = typer.Typer(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit status: 0 done, 1 some cells failed, 2 bad input, 130 interrupted."""
     # Imported here: a verb's module registers it with `app`.
-    from robustlab.cli import attack, models, report, study, tune  # noqa: F401
+    from robustlab.cli import attack, models, report, reproduce, status, study, tune  # noqa: F401
 
     _quiet_libraries()
     errors = Console(stderr=True, highlight=False, soft_wrap=True)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import torch
 import typer
 from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -16,11 +16,11 @@ from rich.table import Table
 from robustlab.cli import options
 from robustlab.cli.app import app
 from robustlab.cli.study import open_dataset
+from robustlab.data import DataSet
 from robustlab.errors import InputError
 from robustlab.study.attacking import ATTACKS, Attacked, attack_images, chosen_images
-from robustlab.study.model_log import load_logged_model
+from robustlab.study.load import LIBRARIES, load_library_model, load_model, run_of_model
 from robustlab.study.plan import default_device
-from robustlab.study.read_back import dataset_of_model
 from robustlab.study.store import StudyStore, check_store, parent_run
 from robustlab.training import correctly_classified, to_inputs
 
@@ -28,15 +28,31 @@ from robustlab.training import correctly_classified, to_inputs
 @app.command()
 def attack(
     model: Annotated[
-        str, typer.Option(help="Address of a logged model: models:/<name>/<version> or runs:/<id>/model.")
+        str,
+        typer.Option(
+            help="models:/<name>@<alias>, models:/<name>/<version>, runs:/<run id>, a folder with a model, or a "
+            "library's model: torchvision:<name> or timm:<name>."
+        ),
     ],
     dataset: Annotated[
-        str, typer.Option(help="Data set to attack on; auto: the one that it was trained on.")
+        str,
+        typer.Option(
+            "--dataset",
+            "--data",
+            help="Data set or image folder to attack on; auto: the one that it was trained on.",
+        ),
     ] = options.AUTO,
     attacks: options.Attacks = "cw,ifgsm",
     images: Annotated[
         int, typer.Option(help="Attack the first so many correctly classified test images; 0: all.")
     ] = 100,
+    weights: Annotated[
+        str,
+        typer.Option(
+            help="Weights of a library's model: auto (those that the library publishes), random, or a file "
+            "(.safetensors, or a torch file of tensors)."
+        ),
+    ] = options.AUTO,
     constants: options.AttackConstants = "default",
     cw: options.CW = options.AUTO,
     ifgsm: options.Ifgsm = options.AUTO,
@@ -57,8 +73,10 @@ def attack(
     place = options.parse_device(device) or default_device()
     check_store()
     console = Console()
-    network, trained_on = _load(model)
-    network = network.to(place)
+    from_library = model.partition(":")[0] in LIBRARIES
+    network, trained_on = (None, None) if from_library else _load(model)
+    if Path(dataset).is_dir():
+        dataset = f"imagefolder:{dataset}"
     if options.is_auto(dataset):
         if trained_on is None:
             raise InputError(f"{model} does not say what it was trained on; name the data set with --dataset")
@@ -66,13 +84,11 @@ def attack(
     chosen_constants = options.resolve_constants(constants, dataset, names, changes)
     attack_constants = {name: one.constants for name, one in chosen_constants.items()}
     data = open_dataset(dataset, data_dir, download, console)
-    try:
-        correct = correctly_classified(network, data.test.to(place)).cpu()
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0][:200]
-        raise InputError(
-            f"{model} does not take images of shape {data.image_shape} ({reason}); check --dataset"
-        ) from None
+    if network is None:
+        network = load_library_model(model, "auto" if options.is_auto(weights) else weights, data.num_classes)
+    network = network.to(place)
+    _check_fits(network, data, model, place)
+    correct = correctly_classified(network, data.test.to(place)).cpu()
     chosen = chosen_images(correct, data.test.labels, images)
     inputs, labels = to_inputs(data.test.images[chosen]).to(place), data.test.labels[chosen].to(place)
     with parent_run(f"attack {model}", {"robustlab.kind": "attack"}, f"Attack on {model}, {dataset}") as run:
@@ -121,10 +137,25 @@ def _table(attacked: Attacked) -> Table:
 
 
 def _load(model: str) -> tuple[torch.nn.Module, str | None]:
+    """A model by its address, and the data set that a study trained it on."""
+    network = load_model(model)
+    run_id = run_of_model(model)
+    if run_id is None:
+        return network, None
+    return network, MlflowClient().get_run(run_id).data.params.get("dataset")
+
+
+def _check_fits(network: torch.nn.Module, data: DataSet, model: str, place: torch.device) -> None:
+    """Try one image: its shape has to suit the model, and the model's classes the data's."""
     try:
-        return load_logged_model(model), dataset_of_model(MlflowClient(), model)
-    except (MlflowException, OSError) as error:
+        with torch.no_grad():
+            classes = network(to_inputs(data.test.images[:1]).to(place)).shape[1]
+    except RuntimeError as error:
         reason = str(error).splitlines()[0][:200]
         raise InputError(
-            f"cannot load the model {model!r} ({reason}); give models:/<name>/<version>"
-        ) from error
+            f"{model} does not take images of shape {data.image_shape} ({reason}); check --dataset"
+        ) from None
+    if classes != data.num_classes:
+        raise InputError(
+            f"{model} tells {classes} classes apart, {data.name} has {data.num_classes}; check --dataset"
+        )

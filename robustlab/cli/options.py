@@ -98,6 +98,30 @@ Device = Annotated[
     str, typer.Option(help="Device to train and attack on: cpu, cuda, cuda:1 ...; auto: CUDA if any.")
 ]
 
+Fresh = Annotated[
+    bool,
+    typer.Option(
+        "--fresh",
+        help="Begin anew instead of going on with what an earlier study of the same settings has finished.",
+    ),
+]
+
+Executor = Annotated[
+    str,
+    typer.Option(help="Where cells run: local (this process) or ray (tasks of a Ray cluster)."),
+]
+RayAddress = Annotated[
+    str,
+    typer.Option(
+        help="Ray cluster for --executor ray: host:port, ray://host:port, or local to start one here."
+    ),
+]
+GpusPerCell = Annotated[
+    float,
+    typer.Option(help="GPUs that a cell reserves on Ray; 0.25 puts four on one, 0 uses the CPU alone."),
+]
+CpusPerCell = Annotated[float, typer.Option(help="CPU cores that a cell reserves on Ray.")]
+
 
 def is_auto(text: str) -> bool:
     """Whether the user left the choice to us (MLflow hands over an empty text where a parameter is empty)."""

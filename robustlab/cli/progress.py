@@ -29,9 +29,10 @@ class _TimeLeft(ProgressColumn):
     max_refresh = 0.5
 
     def render(self, task: Task) -> Text:
-        if not task.elapsed or task.completed < 0.01:
+        done_here = task.completed - task.fields["before"]  # the rest was done before this command began
+        if not task.elapsed or done_here < 0.01:
             return Text("time left -:--", style="cyan")
-        seconds = int(task.elapsed * (1 - task.completed) / task.completed)
+        seconds = int(task.elapsed * (1 - task.completed) / done_here)
         hours, minutes = seconds // 3600, seconds // 60 % 60
         text = f"{hours}:{minutes:02}:{seconds % 60:02}" if hours else f"{minutes}:{seconds % 60:02}"
         return Text(f"time left {text}", style="cyan")
@@ -52,7 +53,7 @@ class StudyDisplay:
             console=console,
             disable=not console.is_terminal,
         )
-        self._task = self._progress.add_task("starting", total=1.0, cells="")
+        self._task = self._progress.add_task("starting", total=1.0, cells="", before=0.0)
         self._cells_reported = 0
 
     def __enter__(self) -> StudyDisplay:
@@ -69,10 +70,20 @@ class StudyDisplay:
         if progress.total > 1:
             what += f" ({progress.done}/{progress.total})"
         cells = f"cells {progress.cells_done}/{progress.cells}"
-        self._progress.update(self._task, completed=progress.work, description=what, cells=cells)
+        self._progress.update(
+            self._task,
+            completed=progress.work,
+            description=what,
+            cells=cells,
+            before=progress.work_before,
+        )
         if not self._console.is_terminal and progress.cells_done > self._cells_reported:
             self._cells_reported = progress.cells_done
             self._console.print(f"{cells} done, {progress.work:.0%} of the work, now {what}")
+
+    def say(self, line: str) -> None:
+        """Show a line above the display."""
+        self._console.print(line, style="yellow", soft_wrap=True, highlight=False)
 
 
 @contextmanager

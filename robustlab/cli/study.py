@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import cast
 
+import mlflow
 from rich.console import Console
 
 from robustlab.attacks import IFGSM, CarliniWagnerL2
@@ -11,9 +13,12 @@ from robustlab.cli import options
 from robustlab.cli.app import app
 from robustlab.cli.progress import StudyDisplay, data_progress
 from robustlab.data import DataSet, data_directory, load_dataset
+from robustlab.errors import InputError
 from robustlab.study.conduct import FinishedStudy, conduct_study
+from robustlab.study.executors import LocalExecutor
 from robustlab.study.plan import ATTACK_NAMES, StudyPlan, plan_study
 from robustlab.study.report import verdict_rows
+from robustlab.study.runner import MakeExecutor
 from robustlab.study.store import check_store
 from robustlab.study.tables import results_table, verdicts_table
 
@@ -34,9 +39,15 @@ def study(
     data_dir: options.DataDir = options.AUTO,
     download: options.Download = True,
     device: options.Device = options.AUTO,
+    fresh: options.Fresh = False,
+    executor: options.Executor = "local",
+    ray_address: options.RayAddress = "local",
+    gpus_per_cell: options.GpusPerCell = 0.0,
+    cpus_per_cell: options.CpusPerCell = 1.0,
 ) -> int:
     """Train every model on nested subsets of growing size, attack them all, chart accuracy and robustness."""
     console = Console()
+    make_executor = _executor(executor, ray_address, gpus_per_cell, cpus_per_cell)
     names = options.parse_list("attacks", attacks, str) or list(ATTACK_NAMES)
     known = [name for name in names if name in ATTACK_NAMES]  # plan_study says what is wrong with the others
     chosen = options.resolve_constants(constants, dataset, known, {"cw": cw, "ifgsm": ifgsm})
@@ -54,7 +65,7 @@ def study(
         constants_origin={name: one.origin for name, one in chosen.items()},
         device=options.parse_device(device),
     )
-    return _conduct(plan, "study", console)
+    return _conduct(plan, "study", console, fresh, make_executor)
 
 
 @app.command()
@@ -68,6 +79,7 @@ def train(
     data_dir: options.DataDir = options.AUTO,
     download: options.Download = True,
     device: options.Device = options.AUTO,
+    fresh: options.Fresh = False,
 ) -> int:
     """Train and register models without attacking them (the largest default size where no size is given)."""
     console = Console()
@@ -82,7 +94,19 @@ def train(
         epochs=options.parse_int("epochs", epochs),
         device=options.parse_device(device),
     )
-    return _conduct(plan, "train", console)
+    return _conduct(plan, "train", console, fresh)
+
+
+def _executor(name: str, address: str, gpus_per_cell: float, cpus_per_cell: float) -> MakeExecutor:
+    """What ``--executor`` names; a cluster that cannot run the study is known before anything starts."""
+    if name == "local":
+        return LocalExecutor
+    if name != "ray":
+        raise InputError(f"--executor is {name!r}; choose from local, ray")
+    from robustlab.study.executors.on_ray import RayExecutor, connect
+
+    connect(address, mlflow.get_tracking_uri(), gpus_per_cell, cpus_per_cell)
+    return partial(RayExecutor, address=address, gpus_per_cell=gpus_per_cell, cpus_per_cell=cpus_per_cell)
 
 
 def open_dataset(name: str, data_dir: str, download: bool, console: Console) -> DataSet:
@@ -93,7 +117,9 @@ def open_dataset(name: str, data_dir: str, download: bool, console: Console) -> 
         )
 
 
-def _conduct(plan: StudyPlan, kind: str, console: Console) -> int:
+def _conduct(
+    plan: StudyPlan, kind: str, console: Console, fresh: bool, make_executor: MakeExecutor = LocalExecutor
+) -> int:
     check_store()
     count = plan.cell_count
     console.print(
@@ -101,7 +127,9 @@ def _conduct(plan: StudyPlan, kind: str, console: Console) -> int:
         f"{count} cells on {plan.device}"
     )
     with StudyDisplay(console) as display:
-        finished = conduct_study(plan, kind, display.show)
+        finished = conduct_study(
+            plan, kind, display.show, fresh=fresh, tell=display.say, make_executor=make_executor
+        )
     _show_finished(finished, console)
     return 1 if finished.outcome.failures else 0
 

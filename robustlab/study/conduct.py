@@ -10,16 +10,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from mlflow import MlflowClient
 
 from robustlab import __version__
 from robustlab.evidence import headline
 from robustlab.robustness import mean_over_seeds
 from robustlab.study.cell import CellResult
+from robustlab.study.claims import Claims, Heartbeat
+from robustlab.study.executors import LocalExecutor
 from robustlab.study.figure import draw_study, save_figure
+from robustlab.study.patience import Patience, PatientClient, few_http_retries
 from robustlab.study.plan import StudyPlan
+from robustlab.study.registry import set_aliases
 from robustlab.study.report import Judgement, judge_studies, read_study, write_report
-from robustlab.study.runner import StudyOutcome, StudyProgress, run_study
-from robustlab.study.store import StudyStore, parent_run, run_page, ui_command
+from robustlab.study.resume import PLAN_TAG, close_abandoned, forget, own, take_up
+from robustlab.study.runner import MakeExecutor, StudyOutcome, StudyProgress, run_study
+from robustlab.study.store import StudyStore, parent_run, run_page, study_experiment, ui_command
 from robustlab.study.tuning.constants_file import FILE_NAME as CONSTANTS_FILE
 from robustlab.study.tuning.constants_file import ChosenConstants, write_constants
 from robustlab.study.ui_view import prepare_experiment, view_page
@@ -48,64 +54,104 @@ class FinishedStudy:
 
 
 def conduct_study(
-    plan: StudyPlan, kind: str = "study", on_progress: Callable[[StudyProgress], None] | None = None
+    plan: StudyPlan,
+    kind: str = "study",
+    on_progress: Callable[[StudyProgress], None] | None = None,
+    *,
+    fresh: bool = False,
+    tell: Callable[[str], None] | None = None,
+    make_executor: MakeExecutor = LocalExecutor,
 ) -> FinishedStudy:
     """Run the plan's grid in MLflow and log what belongs to the study as a whole to its parent run.
 
-    The parent's metrics are curves with the training size as their step, means over the seeds.
+    A study of the same plan that was begun before, in the same experiment, is taken up: finished cells stay as they
+    are. The parent's metrics are curves with the training size as their step, means over the seeds.
+
+    Args:
+        fresh: begin anew, whatever there is.
+        tell: called with a line for the user: what was found done, and while the store is waited for.
+
+    Raises:
+        InputError: the store takes no run or no artifacts, stays away for too long, or ``fresh`` meets a running study.
     """
     use_cpu_threads(plan)
-    models = ",".join(map(str, plan.variants))
-    name = f"{kind} {plan.dataset.name} {models} {time.strftime('%Y-%m-%d %H:%M')}"
-    tags = {
-        "robustlab.kind": kind,
-        "robustlab.dataset": plan.dataset.name,
-        "robustlab.models": models,
-        "robustlab.version": __version__,
-        "robustlab.code": str(Path(__file__).resolve().parents[1]),
-        "robustlab.device": str(plan.device),
-        "robustlab.threads": str(torch.get_num_threads()),
-    }
-    with parent_run(name, tags, _description(plan)) as run:
-        store = StudyStore(run)
-        store.log_params(store.parent_run_id, _grid_params(plan))
-        store.check_artifacts()
-        _log_constants(store, plan)
-        prepare_experiment(store.client, store.experiment_id)
+    with few_http_retries():
+        patience = Patience(tell)
+        client = PatientClient(patience)
+        experiment_id = study_experiment()
+        if fresh:
+            forget(client, experiment_id, plan, kind)
+        earlier = take_up(client, experiment_id, plan.digest(kind))
+        models = ",".join(map(str, plan.variants))
+        name = f"{kind} {plan.dataset.name} {models} {time.strftime('%Y-%m-%d %H:%M')}"
+        tags = {
+            "robustlab.kind": kind,
+            PLAN_TAG: plan.digest(kind),
+            "robustlab.dataset": plan.dataset.name,
+            "robustlab.models": models,
+            "robustlab.version": __version__,
+            "robustlab.code": str(Path(__file__).resolve().parents[1]),
+            "robustlab.device": str(plan.device),
+            "robustlab.threads": str(torch.get_num_threads()),
+            "robustlab.cells": str(plan.cell_count),
+        }
+        earlier_id = None if earlier is None else earlier.info.run_id
+        earlier_name = name if earlier is None else earlier.info.run_name
+        with parent_run(earlier_name, tags, _description(plan), earlier_id) as run:
+            owner = own(client, run)
+            store = StudyStore(run, patience)
+            with Heartbeat(MlflowClient(), store.parent_run_id):
+                close_abandoned(client, experiment_id, store.parent_run_id)
+                _begin(store, plan)
+                claims = Claims(client, experiment_id, owner)
+                outcome = run_study(plan, store, claims, on_progress, make_executor, tell)
+                return _sum_up(store, plan, outcome)
+
+
+def _begin(store: StudyStore, plan: StudyPlan) -> None:
+    """What the parent run says before the first cell; of a study that is taken up, what it does not say yet."""
+    store.log_new_params(store.parent_run_id, _grid_params(plan))
+    store.check_artifacts()
+    _log_constants(store, plan)
+    prepare_experiment(store.client, store.experiment_id)
+    with store.artifacts(store.parent_run_id) as folder:
+        _write_dataset(plan, folder / "dataset.json")
+
+
+def _sum_up(store: StudyStore, plan: StudyPlan, outcome: StudyOutcome) -> FinishedStudy:
+    """Curves, table, figure, report and aliases from the cells' results."""
+    _log_curves(store, plan, outcome.results)
+    if outcome.failures:
+        lines = [
+            f"{cell.variant} {cell.train_size} seed {cell.seed}: {why}"
+            for cell, why in outcome.failures.items()
+        ]
+        store.log_tags(store.parent_run_id, {"robustlab.failures": "; ".join(lines)[:5000]})
+    figure, report, judgement = "", "", None
+    if outcome.results:
         with store.artifacts(store.parent_run_id) as folder:
-            _write_dataset(plan, folder / "dataset.json")
-        outcome = run_study(plan, store, on_progress)
-        _log_curves(store, plan, outcome.results)
-        if outcome.failures:
-            lines = [
-                f"{cell.variant} {cell.train_size} seed {cell.seed}: {why}"
-                for cell, why in outcome.failures.items()
-            ]
-            store.log_tags(store.parent_run_id, {"robustlab.failures": "; ".join(lines)[:5000]})
-        figure, report, judgement = "", "", None
-        if outcome.results:
-            with store.artifacts(store.parent_run_id) as folder:
-                write_results(outcome.results, folder / "results.csv")
-        if outcome.results and plan.attacks:
-            studies = [read_study(store.client, store.client.get_run(store.parent_run_id))]
-            judgement = judge_studies(studies)
-            store.log_tags(store.parent_run_id, _verdict_tags(judgement))
-            with store.artifacts(store.parent_run_id) as folder:
-                drawn = draw_study(outcome.results, plan.dataset.name, judgement.turning_points)
-                png, _ = save_figure(drawn, folder)
-                page = write_report(studies, judgement, folder)
-            figure = store.local_artifact(store.parent_run_id, png.name)
-            report = store.local_artifact(store.parent_run_id, page.name)
-        return FinishedStudy(
-            outcome,
-            store.parent_run_id,
-            figure,
-            ui_command(),
-            run_page(store.experiment_id, store.parent_run_id),
-            view_page(store.experiment_id),
-            report=report,
-            judgement=judgement,
-        )
+            write_results(outcome.results, folder / "results.csv")
+    if outcome.results and plan.attacks:
+        studies = [read_study(store.client, store.client.get_run(store.parent_run_id))]
+        judgement = judge_studies(studies)
+        store.log_tags(store.parent_run_id, _verdict_tags(judgement))
+        with store.artifacts(store.parent_run_id) as folder:
+            drawn = draw_study(outcome.results, plan.dataset.name, judgement.turning_points)
+            png, _ = save_figure(drawn, folder)
+            page = write_report(studies, judgement, folder)
+        figure = store.local_artifact(store.parent_run_id, png.name)
+        report = store.local_artifact(store.parent_run_id, page.name)
+    set_aliases(store, outcome.results, judgement)
+    return FinishedStudy(
+        outcome,
+        store.parent_run_id,
+        figure,
+        ui_command(),
+        run_page(store.experiment_id, store.parent_run_id),
+        view_page(store.experiment_id),
+        report=report,
+        judgement=judgement,
+    )
 
 
 def _verdict_tags(judgement: Judgement) -> dict[str, str]:
@@ -171,13 +217,16 @@ def _log_constants(store: StudyStore, plan: StudyPlan) -> None:
     origins = {name: plan.constants_origin.get(name, "given to plan_study") for name in plan.attacks}
     values = {"cw": plan.cw, "ifgsm": plan.ifgsm}
     if origins:
-        store.log_params(store.parent_run_id, {f"constants.{name}": text for name, text in origins.items()})
+        store.log_new_params(
+            store.parent_run_id, {f"constants.{name}": text for name, text in origins.items()}
+        )
         with store.artifacts(store.parent_run_id) as folder:
             chosen = {name: ChosenConstants(values[name], text) for name, text in origins.items()}
             write_constants(folder / CONSTANTS_FILE, chosen)
 
 
 def _log_curves(store: StudyStore, plan: StudyPlan, results: Sequence[CellResult]) -> None:
+    logged = store.client.get_run(store.parent_run_id).data.metrics
     for variant in plan.variants:
         for field, name in _CURVES.items():
             points = []
@@ -190,9 +239,13 @@ def _log_curves(store: StudyStore, plan: StudyPlan, results: Sequence[CellResult
                 mean = mean_over_seeds(seeds)
                 if mean is not None:
                     points.append((size, mean))
+            key = f"{name}/{str(variant).replace('+', '-')}"
+            # A study that ended before and is taken up has its points already.
+            known = store.client.get_metric_history(store.parent_run_id, key) if key in logged else []
+            steps = {point.step: point.value for point in known}
+            points = [(size, mean) for size, mean in points if steps.get(size) != mean]
             if points:
-                curve = str(variant).replace("+", "-")
-                store.log_series(store.parent_run_id, f"{name}/{curve}", *zip(*points, strict=True))
+                store.log_series(store.parent_run_id, key, *zip(*points, strict=True))
 
 
 def _description(plan: StudyPlan) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
@@ -82,6 +83,20 @@ class StudyPlan:
     @property
     def cell_count(self) -> int:
         return len(self.variants) * len(self.seeds) * len(self.sizes)
+
+    def cell_digest(self, cell: Cell) -> str:
+        """The digest by which a cell that was done before is found again."""
+        return cell.digest(self.settings(Variant(cell.model, cell.augmented)))
+
+    def curve_digest(self, variant: Variant, seed: int) -> str:
+        """The digest of a curve: its cells are attacked on the same images, so they are shared as a whole."""
+        curve = Cell(self.dataset.name, variant.model, variant.augmented, 0, seed)
+        return curve.digest(self.settings(variant))
+
+    def digest(self, kind: str) -> str:
+        """The digest of the whole grid, by which the same command finds its study again."""
+        curves = sorted(self.curve_digest(variant, seed) for variant, seed in self.curves())
+        return hashlib.sha256(" ".join([kind, *curves]).encode()).hexdigest()[:16]
 
     def settings(self, variant: Variant) -> dict[str, object]:
         """Everything beside the cell that changes its results, flat, as logged and hashed."""

@@ -12,6 +12,8 @@ from mlflow.exceptions import MlflowException
 from robustlab.errors import InputError
 from robustlab.study.cell import Cell, CellResult
 
+LINKED = "linked"
+
 
 def find_study(client: MlflowClient, study: str | None) -> Run:
     """The study's parent run by id or name; the newest one if no name is given.
@@ -67,40 +69,39 @@ def read_results(client: MlflowClient, study: Run) -> list[CellResult]:
 
 
 def cell_runs(client: MlflowClient, study: Run) -> list[Run]:
-    """The runs of the study's cells, whatever became of them."""
-    runs: list[Run] = []
-    token = None
-    while True:
-        page = client.search_runs(
-            [study.info.experiment_id],
-            filter_string=f"tags.`mlflow.parentRunId` = '{study.info.run_id}' and tags.`robustlab.kind` = 'cell'",
-            max_results=1000,
-            page_token=token,
-        )
-        runs += page
-        token = page.token
-        if not token:
-            return runs
+    """The runs of the study's cells, whatever became of them: its children, and cells that other studies ran for it."""
+    runs: dict[str, Run] = {}
+    for key, value in (("mlflow.parentRunId", study.info.run_id), (link_tag(study.info.run_id), LINKED)):
+        token = None
+        while True:
+            page = client.search_runs(
+                [study.info.experiment_id],
+                filter_string=f"tags.`{key}` = '{value}' and tags.`robustlab.kind` = 'cell'",
+                max_results=1000,
+                page_token=token,
+            )
+            runs |= {run.info.run_id: run for run in page}
+            token = page.token
+            if not token:
+                break
+    return list(runs.values())
 
 
-def dataset_of_model(client: MlflowClient, model_uri: str) -> str | None:
-    """The data set that a logged model was trained on, if a study of ours logged it."""
-    run_id = mlflow.models.get_model_info(model_uri).run_id
-    if not run_id:
-        return None
-    dataset: str | None = client.get_run(run_id).data.params.get("dataset")
-    return dataset
+def link_tag(study_id: str) -> str:
+    """The tag of a cell that belongs to this study too, though it is another study's child."""
+    return f"robustlab.study.{study_id}"
 
 
 def cell_of(run: Run) -> Cell:
     """Which cell of the grid a run is."""
-    params = run.data.params
+    # The tags are there from the run's first moment; its parameters come a call later.
+    tags = run.data.tags
     return Cell(
-        params["dataset"],
-        params["model"],
-        params["augmented"] == "true",
-        int(params["train_size"]),
-        int(params["seed"]),
+        tags["robustlab.dataset"],
+        tags["robustlab.model"],
+        tags["robustlab.augmented"] == "true",
+        int(tags["robustlab.train_size"]),
+        int(tags["robustlab.seed"]),
     )
 
 

@@ -1,37 +1,36 @@
-"""Work off the grid: train a curve's models, find the images they all get right, attack those, log everything."""
+"""Work off the grid: train a curve's models, find the images they all get right, attack those; skip what is done."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from robustlab.data import LabelledImages, nested_subsets, subset_digest
-from robustlab.robustness import common_correct
-from robustlab.study.attacking import attack_images, chosen_images
+from robustlab.study.attacking import chosen_images
 from robustlab.study.cell import Cell, CellResult
-from robustlab.study.checkpoint import save_checkpoint
-from robustlab.study.examples import save_examples
-from robustlab.study.model_log import ModelLog
-from robustlab.study.plan import StudyPlan, Variant
-from robustlab.study.store import StudyStore, TrainingSubset
+from robustlab.study.claims import CELL_TAG, CURVE_TAG, ClaimLost, Claims, is_trained
+from robustlab.study.executors import Done, Executor, LocalExecutor, Task
+from robustlab.study.executors.task import TaskGone
+from robustlab.study.grid import CellState, Curve, curves_of, fail
+from robustlab.study.plan import StudyPlan
+from robustlab.study.read_back import LINKED, link_tag
+from robustlab.study.stages import Stages
+from robustlab.study.store import StudyStore
 from robustlab.study.work import attack_work, training_work
-from robustlab.training import (
-    TrainingDiverged,
-    TrainingResult,
-    correctly_classified,
-    initial_model,
-    to_inputs,
-    train,
-)
+from robustlab.training import TrainingDiverged
+
+_POLL_S = 1.0
 
 
 @dataclass(frozen=True)
 class StudyProgress:
-    """Where a study stands: ``done`` of ``total`` in the current stage, ``work`` the finished share of everything."""
+    """Where a study stands: ``done`` of ``total`` in the current stage, ``work`` the finished share of everything.
+
+    ``work_before`` is the share that was done when this command began.
+    """
 
     cell: Cell
     stage: str
@@ -40,220 +39,218 @@ class StudyProgress:
     cells_done: int
     cells: int
     work: float
+    work_before: float = 0.0
 
 
 @dataclass(frozen=True)
 class StudyOutcome:
-    """What a study measured, and which cells failed for what reason."""
+    """What a study measured, which cells failed for what reason, and how many were finished before it began."""
 
     results: list[CellResult] = field(default_factory=list)
     failures: dict[Cell, str] = field(default_factory=dict)
+    found: int = 0
 
 
-@dataclass(frozen=True)
-class TrainedCell:
-    """A trained model between its two stages, with which test images it gets right."""
-
-    cell: Cell
-    run_id: str
-    model_id: str
-    version: str
-    model: nn.Module
-    training: TrainingResult
-    train_accuracy: float
-    correct: Tensor
+MakeExecutor = Callable[[Stages], Executor]
 
 
 def run_study(
-    plan: StudyPlan, store: StudyStore, on_progress: Callable[[StudyProgress], None] | None = None
+    plan: StudyPlan,
+    store: StudyStore,
+    claims: Claims,
+    on_progress: Callable[[StudyProgress], None] | None = None,
+    make_executor: MakeExecutor = LocalExecutor,
+    tell: Callable[[str], None] | None = None,
+    make_stages: type[Stages] = Stages,
 ) -> StudyOutcome:
-    """Train and attack every cell of the plan; a cell that fails is recorded and left out, the others go on."""
-    return _StudyRun(plan, store, on_progress).run()
+    """Train and attack every cell of the plan that the store has no result of.
+
+    A cell that fails is recorded and left out, the others go on. Cells that another study works on are waited for.
+
+    Args:
+        tell: called with a line for the user: how much was done before.
+        make_stages: what a cell's stages do; a benchmark of the rest puts others in their place.
+    """
+    return _StudyRun(plan, store, claims, on_progress, make_executor, tell, make_stages).run()
 
 
 class _StudyRun:
     """One pass over the grid; holds what the stages share."""
 
     def __init__(
-        self, plan: StudyPlan, store: StudyStore, on_progress: Callable[[StudyProgress], None] | None
+        self,
+        plan: StudyPlan,
+        store: StudyStore,
+        claims: Claims,
+        on_progress: Callable[[StudyProgress], None] | None,
+        make_executor: MakeExecutor,
+        tell: Callable[[str], None] | None,
+        make_stages: type[Stages],
     ) -> None:
-        self.plan = plan
-        self.store = store
-        self.dataset = plan.dataset.to(plan.device)
-        self.model_log = ModelLog(store.client)
-        self.outcome = StudyOutcome()
-        self.open_runs: list[str] = []
+        self.plan, self.store, self.claims = plan, store, claims
+        self.started_ms = int(time.time() * 1000)
+        self.stages = make_stages(plan, store, str(claims.owner), self.show)
+        self.make_executor = make_executor
+        self.curves = curves_of(plan)
         self._on_progress = on_progress
-        self._work_done = 0.0
-        self._work_total = sum(
-            training_work(plan, cell) + attack_work(plan, cell)
-            for variant, seed in plan.curves()
-            for cell in plan.cells(variant, seed)
-        )
+        self._tell = tell
+        self._busy: dict[str, tuple[Curve, CellState]] = {}
+        self._work_before = 0.0
+        self._work = {
+            state.cell: (training_work(plan, state.cell), attack_work(plan, state.cell))
+            for curve in self.curves
+            for state in curve.cells
+        }
+        self._work_total = sum(map(sum, self._work.values())) or 1.0
 
     def run(self) -> StudyOutcome:
         try:
-            for variant in self.plan.variants:
-                for seed in self.plan.seeds:
-                    self.run_curve(variant, seed)
+            for curve in self.curves:
+                self.read(curve)
+            found = sum(state.state == "finished" for curve in self.curves for state in curve.cells)
+            if found and self._tell is not None:
+                self._tell(
+                    f"{found} of {self.plan.cell_count} cells were finished before and are not done again "
+                    "(--fresh starts anew)"
+                )
+            self._work_before = self.work_done() / self._work_total
+            if not all(curve.ended for curve in self.curves):
+                executor = self.make_executor(self.stages)
+                try:
+                    self.work_off(executor)
+                finally:
+                    executor.close()
         except BaseException as error:
             # Nothing may stay RUNNING for ever, whatever ended the study (Ctrl-C too).
-            for run_id in self.open_runs:
-                self.store.fail_cell(run_id, f"the study ended: {type(error).__name__}", "KILLED")
+            for run_id in list(self.claims.held):
+                self.claims.release(run_id, f"the study ended: {type(error).__name__}")
             raise
-        return self.outcome
-
-    def run_curve(self, variant: Variant, seed: int) -> None:
-        """All sizes of one (variant, seed): they share the subsets and the common-correct images."""
-        trained = []
-        subsets = nested_subsets(
-            self.plan.dataset.train.labels, self.plan.dataset.num_classes, self.plan.sizes, seed
+        states = [state for curve in self.curves for state in curve.cells]
+        return StudyOutcome(
+            [state.result for state in states if state.result is not None],
+            {state.cell: state.reason for state in states if state.state == "failed"},
+            found,
         )
-        for cell in self.plan.cells(variant, seed):
-            trained_cell = self.train_cell(cell, variant, subsets[cell.train_size])
-            if trained_cell is not None:
-                trained.append(trained_cell)
-            self._work_done += training_work(self.plan, cell)
-        if not trained:
+
+    def work_off(self, executor: Executor) -> None:
+        while not all(curve.ended for curve in self.curves):
+            while executor.free() > 0 and (task := self.next_task()) is not None:
+                executor.submit(task)
+            if self._busy:
+                for done in executor.wait():
+                    self.take_in(done)
+            elif not all(curve.ended for curve in self.curves):
+                time.sleep(_POLL_S)  # what is left is with other studies
+                for curve in self.curves:
+                    if not curve.ended:
+                        self.read(curve)
+
+    def next_task(self) -> Task | None:
+        """An attack that can start, else the next training; None where all that is left is taken."""
+        for curve in self.curves:
+            if curve.all_trained and not curve.ended:
+                for state in curve.cells:
+                    if state.state == "trained" and self.claim(curve, state):
+                        return self.attack_task(curve, state)
+        for curve in self.curves:
+            for state in curve.cells:
+                if state.state == "open" and self.claim(curve, state):
+                    assert state.run is not None
+                    if is_trained(state.run):  # by somebody who died since we looked
+                        return self.next_task()
+                    state.state = "training"
+                    self._busy[state.run.info.run_id] = (curve, state)
+                    return Task("train", state.cell, state.run.info.run_id)
+        return None
+
+    def attack_task(self, curve: Curve, state: CellState) -> Task:
+        if curve.common is None:
+            for other in curve.cells:
+                if other.correct is None and other.state != "failed" and other.run is not None:
+                    other.correct = self.stages.correct_images(other.run.info.run_id)
+            curve.common = curve.common_correct()
+        common = curve.common
+        assert common is not None
+        assert state.run is not None
+        state.state = "attacking"
+        self._busy[state.run.info.run_id] = (curve, state)
+        return Task("attack", state.cell, state.run.info.run_id, int(common.sum()), self.chosen(common))
+
+    def chosen(self, common: Tensor) -> Tensor:
+        return chosen_images(common, self.plan.dataset.test.labels, self.plan.attack_images)
+
+    def claim(self, curve: Curve, state: CellState) -> bool:
+        """Try to get hold of the cell; takes over what another study has made of it meanwhile."""
+        if state.ours:
+            return True
+        tags = {CELL_TAG: state.digest, CURVE_TAG: curve.digest}
+        claim = self.claims.claim(
+            state.digest, lambda more: self.store.open_cell(state.cell, {**tags, **more}), retry_failed=True
+        )
+        state.run = claim.run
+        if claim.state == "mine":
+            state.ours = True
+            if claim.trained and state.state == "open":
+                state.state = "trained"
+            return True
+        self.read(curve)
+        return False
+
+    def take_in(self, done: Done) -> None:
+        curve, state = self._busy.pop(done.task.run_id)
+        if done.error is None and done.task.stage == "train":
+            state.state, state.correct = "trained", done.result
+        elif done.error is None:
+            state.state, state.result, state.ours = "finished", done.result, False
+            self.claims.let_go(done.task.run_id)
+            self.link(state)
+        elif isinstance(done.error, TrainingDiverged | torch.OutOfMemoryError | TaskGone):
+            reason = str(done.error).splitlines()[0][:500]
+            self.store.fail_cell(done.task.run_id, reason)
+            self.claims.let_go(done.task.run_id)
+            fail(state, None, reason)
+        elif isinstance(done.error, ClaimLost):
+            self.claims.let_go(done.task.run_id)
+            state.state, state.ours = "open", False
+            self.read(curve)
+        else:
+            raise done.error
+        self.show(state.cell, "logging", 1, 1, 1.0 if state.ended else 0.0)
+
+    def read(self, curve: Curve) -> None:
+        curve.read_store(self.claims, self.started_ms)
+        for state in curve.cells:
+            if state.ended:
+                self.link(state)
+
+    def link(self, state: CellState) -> None:
+        """A cell that is another study's child belongs to this one too."""
+        parent, run = self.store.parent_run_id, state.run
+        if run is None or run.data.tags.get("mlflow.parentRunId") == parent:
             return
-        common = common_correct(torch.stack([one.correct for one in trained])).cpu()
-        chosen = chosen_images(common, self.plan.dataset.test.labels, self.plan.attack_images)
-        for one in trained:
-            self.attack_cell(one, int(common.sum()), chosen)
-            self._work_done += attack_work(self.plan, one.cell)
+        if run.data.tags.get(link_tag(parent)) != LINKED:
+            self.store.client.set_tag(run.info.run_id, link_tag(parent), LINKED)
+            run.data.tags[link_tag(parent)] = LINKED
 
-    def train_cell(self, cell: Cell, variant: Variant, indices: Tensor) -> TrainedCell | None:
-        plan, dataset = self.plan, self.dataset
-        settings = plan.settings(variant)
-        subset = LabelledImages(
-            dataset.train.images[indices.to(plan.device)], dataset.train.labels[indices.to(plan.device)]
-        )
-        identity = TrainingSubset(
-            cell.dataset, subset_digest(plan.dataset.digest, indices), f"robustlab:{cell.dataset}"
-        )
-        run_id = self.store.start_cell(cell, cell.digest(settings), settings, identity)
-        self.open_runs.append(run_id)
-        model = initial_model(cell.model, dataset, subset, cell.seed).to(plan.device)
-        try:
-            training = train(
-                model,
-                subset,
-                plan.recipes[cell.model],
-                seed=cell.seed,
-                augmentation=variant.augmentation(dataset),
-                on_epoch=lambda done, total, _: self.report(
-                    cell, "training", done, total, training_work(plan, cell)
-                ),
-            )
-        except TrainingDiverged as error:
-            self.fail(cell, run_id, str(error))
-            return None
-        train_accuracy = correctly_classified(model, subset).double().mean().item()
-        correct = correctly_classified(model, dataset.test)
-        test_accuracy = correct.double().mean().item()
-        self.report(cell, "logging", 1, 1, training_work(plan, cell))
-        with self.store.artifacts(run_id) as folder:
-            save_checkpoint(
-                model, cell.model, dataset.image_shape, dataset.num_classes, folder / "checkpoint"
-            )
-            np.savez_compressed(folder / "train_indices.npz", train_indices=indices.numpy())
-        model_id, version = self.model_log.log(
-            model,
-            cell.registered_name,
-            run_id,
-            dataset.image_shape,
-            dataset.num_classes,
-            tags={
-                "dataset": cell.dataset,
-                "model": cell.variant,
-                "train_size": str(cell.train_size),
-                "seed": str(cell.seed),
-                "test_accuracy": f"{test_accuracy:.6f}",
-                "study": self.store.parent_run_id,
-            },
-            description=f"{cell.variant} trained on {cell.train_size:,} images of {cell.dataset}, seed {cell.seed}; "
-            f"test accuracy {test_accuracy:.2%}. Takes images in [0, 1], returns logits.",
-        )
-        self.store.log_series(run_id, "train_loss", range(1, len(training.losses) + 1), training.losses)
-        self.store.log_metrics(
-            run_id,
-            {
-                "train_accuracy": train_accuracy,
-                "test_accuracy": test_accuracy,
-                "train_s": training.train_s,
-                "train_steps": training.steps,
-            },
-            model_id=model_id,
-        )
-        return TrainedCell(cell, run_id, model_id, version, model, training, train_accuracy, correct)
+    def work_done(self) -> float:
+        done = 0.0
+        for curve in self.curves:
+            for state in curve.cells:
+                training, attack = self._work[state.cell]
+                done += training * (state.state in ("trained", "attacking") or state.ended)
+                done += attack * state.ended
+        return done
 
-    def attack_cell(self, trained: TrainedCell, common_images: int, chosen: Tensor) -> None:
-        plan, cell, run_id = self.plan, trained.cell, trained.run_id
-        inputs = to_inputs(self.dataset.test.images[chosen.to(plan.device)])
-        labels = self.dataset.test.labels[chosen.to(plan.device)]
-        work = attack_work(plan, cell)
-
-        def show(name: str, done: int, total: int) -> None:
-            share = work / len(plan.attacks)
-            self.report(cell, name, done, total, share, before=plan.attacks.index(name) * share)
-
-        attacked = attack_images(
-            plan.attacks, trained.model, inputs, labels, {"cw": plan.cw, "ifgsm": plan.ifgsm}, show
-        )
-        arrays: dict[str, np.ndarray] = {
-            "test_indices": chosen.numpy(),
-            "labels": labels.cpu().numpy(),
-            **attacked.arrays,
-        }
-        metrics = {
-            **attacked.metrics,
-            "common_correct_images": common_images,
-            "attacked_images": len(chosen),
-            "attack_s": attacked.attack_s,
-        }
-        with self.store.artifacts(run_id) as folder:
-            np.savez_compressed(folder / "distances.npz", **arrays)  # type: ignore[arg-type]
-            save_examples(folder, chosen, inputs, attacked.adv_inputs)
-        self.store.log_metrics(run_id, metrics, model_id=trained.model_id)
-        warnings = {sentence for score in attacked.scores.values() for sentence in score.warnings}
-        tags = dict(attacked.engine)
-        if warnings:
-            tags["robustlab.warning"] = "; ".join(sorted(warnings))
-        if tags:
-            self.store.log_tags(run_id, tags)
-        for norm, score in attacked.scores.items():
-            if score.mean is not None:
-                self.store.client.set_model_version_tag(
-                    cell.registered_name, trained.version, norm, f"{score.mean:.6f}"
-                )
-        self.store.finish_cell(run_id)
-        self.open_runs.remove(run_id)
-        l2, linf = attacked.scores.get("l2"), attacked.scores.get("linf")
-        self.outcome.results.append(
-            CellResult(
-                cell=cell,
-                train_accuracy=trained.train_accuracy,
-                test_accuracy=trained.correct.double().mean().item(),
-                l2=l2.mean if l2 else None,
-                linf=linf.mean if linf else None,
-                images=len(chosen) if plan.attacks else 0,
-                l2_success_rate=l2.success_rate if l2 else None,
-                linf_success_rate=linf.success_rate if linf else None,
-                train_s=trained.training.train_s,
-                attack_s=attacked.attack_s,
-            )
-        )
-        self.report(cell, "logging", 1, 1, work)
-
-    def fail(self, cell: Cell, run_id: str, reason: str) -> None:
-        self.store.fail_cell(run_id, reason)
-        self.open_runs.remove(run_id)
-        self.outcome.failures[cell] = reason
-
-    def report(self, cell: Cell, stage: str, done: int, total: int, work: float, before: float = 0.0) -> None:
+    def show(self, cell: Cell, stage: str, done: int, total: int, share: float) -> None:
         if self._on_progress is None:
             return
-        share = before + work * (done / total if total else 1.0)
-        cells_done = len(self.outcome.results) + len(self.outcome.failures)
-        fraction = min(1.0, (self._work_done + share) / self._work_total)
-        self._on_progress(StudyProgress(cell, stage, done, total, cells_done, self.plan.cell_count, fraction))
+        states = {state.cell: state for curve in self.curves for state in curve.cells}
+        training, attack = self._work[cell]
+        now = {"training": training, "attacking": attack}.get(states[cell].state, 0.0) * share
+        fraction = min(1.0, (self.work_done() + now) / self._work_total)
+        ended = sum(state.ended for state in states.values())
+        self._on_progress(
+            StudyProgress(
+                cell, stage, done, total, ended, len(states), fraction, min(self._work_before, fraction)
+            )
+        )

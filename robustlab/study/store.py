@@ -10,15 +10,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
+from typing import Any
 
 import mlflow
+import mlflow.artifacts
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID
 
 from robustlab.errors import InputError
 from robustlab.study.cell import Cell
+from robustlab.study.patience import Patience, PatientClient
 
 DEFAULT_EXPERIMENT = "robustlab"
 
@@ -74,6 +78,16 @@ def _short_patience() -> Iterator[None]:
                 os.environ.pop(name, None)
 
 
+def study_experiment() -> str:
+    """The id of the experiment that a new run would go to (see ``parent_run``)."""
+    if "MLFLOW_RUN_ID" in os.environ:
+        return str(MlflowClient().get_run(os.environ["MLFLOW_RUN_ID"]).info.experiment_id)
+    if os.environ.get("MLFLOW_EXPERIMENT_ID"):
+        return os.environ["MLFLOW_EXPERIMENT_ID"]
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", DEFAULT_EXPERIMENT)
+    return str(mlflow.set_experiment(name).experiment_id)
+
+
 @contextmanager
 def parent_run(
     name: str, tags: Mapping[str, str], description: str, run_id: str | None = None
@@ -90,16 +104,25 @@ def parent_run(
         and not {"MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"} & set(os.environ)
     ):
         mlflow.set_experiment(DEFAULT_EXPERIMENT)
-    with mlflow.start_run(run_id=resumed, run_name=None if launched or resumed else name) as run:
+    try:
+        started = mlflow.start_run(run_id=resumed, run_name=None if launched or resumed else name)
         mlflow.set_tags({**tags, "mlflow.runName": name, "mlflow.note.content": description})
+    except MlflowException as error:
+        mlflow.end_run("FAILED")
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise InputError(
+            f"the MLflow store {mlflow.get_tracking_uri()} takes no run ({reason}); mend it or set MLFLOW_TRACKING_URI"
+        ) from error
+    with started as run:
         yield run
 
 
 class StudyStore:
-    """Writes the cells of a study as children of ``parent``."""
+    """Writes the cells of a study as children of ``parent``; a store that is away is waited for."""
 
-    def __init__(self, parent: Run) -> None:
-        self.client = MlflowClient()
+    def __init__(self, parent: Run, patience: Patience | None = None) -> None:
+        self.patience = patience or Patience()
+        self.client: Any = PatientClient(self.patience)
         self.parent_run_id: str = parent.info.run_id
         self.experiment_id: str = parent.info.experiment_id
         tags = self.client.get_run(self.parent_run_id).data.tags
@@ -110,6 +133,11 @@ class StudyStore:
         entries = [Param(key, str(value)) for key, value in params.items()]
         for start in range(0, len(entries), _MOST_PARAMS_A_CALL):
             self.client.log_batch(run_id, params=entries[start : start + _MOST_PARAMS_A_CALL])
+
+    def log_new_params(self, run_id: str, params: Mapping[str, object]) -> None:
+        """Log the parameters that the run does not have yet; MLflow lets none be changed."""
+        known = self.client.get_run(run_id).data.params
+        self.log_params(run_id, {key: value for key, value in params.items() if key not in known})
 
     def log_metrics(
         self,
@@ -135,35 +163,28 @@ class StudyStore:
 
     def log_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags."""
-        self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+        if tags:
+            self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
-    def start_cell(
-        self, cell: Cell, digest: str, settings: Mapping[str, object], subset: TrainingSubset
-    ) -> str:
-        """Open the child run of a cell and return its id."""
-        identity = {
-            "dataset": cell.dataset,
-            "model": cell.model,
-            "augmented": str(cell.augmented).lower(),
-            "train_size": str(cell.train_size),
-            "seed": str(cell.seed),
-        }
-        run_id = self.start_child(
+    def open_cell(self, cell: Cell, tags: Mapping[str, str]) -> str:
+        """Open the child run of a cell and return its id; ``describe_cell`` says the rest about it."""
+        identity = {f"robustlab.{key}": value for key, value in _identity(cell).items()}
+        return self.start_child(
             f"{cell.dataset} {cell.variant} {cell.train_size} seed {cell.seed}",
-            {
-                "robustlab.kind": "cell",
-                "robustlab.cell": digest,
-                "robustlab.study": self.parent_run_id,
-                **{f"robustlab.{key}": value for key, value in identity.items()},
-            },
-            {**identity, **settings},
+            {"robustlab.kind": "cell", "robustlab.study": self.parent_run_id, **identity, **tags},
+            {},
         )
+
+    def describe_cell(
+        self, run_id: str, cell: Cell, settings: Mapping[str, object], subset: TrainingSubset
+    ) -> None:
+        """Log what the cell is made with; again is as good as once, so a cell that is taken up is complete."""
+        self.log_params(run_id, {**_identity(cell), **settings})
         dataset = Dataset(
             name=subset.name, digest=subset.digest[:32], source_type="robustlab", source=subset.source
         )
         context = InputTag(MLFLOW_DATASET_CONTEXT, "training")
         self.client.log_inputs(run_id, datasets=[DatasetInput(dataset, tags=[context])])
-        return run_id
 
     def start_child(self, name: str, tags: Mapping[str, str], params: Mapping[str, object]) -> str:
         """Open a child run and return its id."""
@@ -173,8 +194,30 @@ class StudyStore:
             tags={**self._origin, MLFLOW_PARENT_RUN_ID: self.parent_run_id, **tags},
         )
         run_id: str = run.info.run_id
-        self.log_params(run_id, params)
+        if params:
+            self.log_params(run_id, params)
         return run_id
+
+    @contextmanager
+    def fetched(self, run_id: str, path: str) -> Iterator[Path]:
+        """The artifact, a file or a folder, on this machine's disk while the block runs.
+
+        Raises:
+            InputError: the run has no such artifact, or it cannot be fetched.
+        """
+        with tempfile.TemporaryDirectory(prefix="robustlab-") as folder:
+            try:
+                place = self.patience.call(
+                    lambda: mlflow.artifacts.download_artifacts(
+                        run_id=run_id, artifact_path=path, dst_path=folder
+                    )
+                )
+            except (MlflowException, OSError) as error:
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+                raise InputError(
+                    f"cannot get {path} of run {run_id} ({reason}); the artifact is gone, so do the cell again"
+                ) from error
+            yield Path(place)
 
     @contextmanager
     def artifacts(self, run_id: str, artifact_path: str | None = None) -> Iterator[Path]:
@@ -182,6 +225,13 @@ class StudyStore:
         with tempfile.TemporaryDirectory(prefix="robustlab-") as folder:
             yield Path(folder)
             self.client.log_artifacts(run_id, folder, artifact_path)
+
+    def delete_artifacts(self, run_id: str, path: str) -> None:
+        """Delete an artifact folder, where there is one."""
+        if self.client.list_artifacts(run_id, path):
+            uri = self.client.get_run(run_id).info.artifact_uri
+            repository = get_artifact_repository(uri)
+            self.patience.call(lambda: repository.delete_artifacts(path))
 
     def check_artifacts(self) -> None:
         """Log the packages in use to the parent run: useful later, and the proof that artifacts can be written.
@@ -217,6 +267,16 @@ class StudyStore:
         if root.startswith("file://"):
             return str(Path(root.removeprefix("file://")) / path)
         return f"{root}/{path}"
+
+
+def _identity(cell: Cell) -> dict[str, str]:
+    return {
+        "dataset": cell.dataset,
+        "model": cell.model,
+        "augmented": str(cell.augmented).lower(),
+        "train_size": str(cell.train_size),
+        "seed": str(cell.seed),
+    }
 
 
 def ui_command() -> str:

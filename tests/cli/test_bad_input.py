@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
+import sqlite3
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import mlflow
 import pytest
+from mlflow.exceptions import MlflowException
 
 from robustlab.cli import main
+from robustlab.errors import InputError
+from robustlab.study.patience import Patience
 
 
 def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -88,6 +94,23 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["tune", "--storage", "postgresql://me:secret@127.0.0.1:9/db"], "postgresql://me@127.0.0.1:9/db"),
         (["tune", "--storage", "/proc/none/journal"], "/proc/none/journal"),
         (["report"], "no study"),
+        (["status"], "no study"),
+        (["status", "--study", "absent"], "absent"),
+        (["reproduce"], "argument"),
+        (["reproduce", 32 * "0"], "no run '000"),
+        (["attack", "--model", "models:/absent@best"], "cannot load the model"),
+        (["attack", "--model", "runs:/" + 32 * "0"], "cannot load the model"),
+        (
+            ["attack", "--model", "torchvision:absent", "--weights", "random", "--data", "digits"],
+            "cannot load",
+        ),
+        (["study", "--executor", "dask"], "--executor is 'dask'"),
+        (
+            ["study", "--executor", "ray", "--ray-address", "127.0.0.1:9"],
+            "no Ray cluster answers at '127.0.0.1:9'",
+        ),
+        (["study", "--executor", "ray", "--gpus-per-cell", "-1"], "--gpus-per-cell -1"),
+        (["study", "--executor", "ray", "--cpus-per-cell", "0"], "one above 0"),
         (["report", "--study", "absent'--"], "absent'--"),
     ],
 )
@@ -163,6 +186,43 @@ def test_an_unwritable_store(
     """A store without write permission is named (access is asked for by a stand-in: root may write anywhere)."""
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     assert "cannot write" in refused(["study", "--models", "perceptron"], capsys)
+
+
+def test_a_store_of_an_older_schema(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """MLflow's own advice is passed on; the database stays as it is."""
+    with closing(sqlite3.connect(store / "mlflow.db")) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
+    content = (store / "mlflow.db").read_bytes()
+    database = shutil.copy(
+        store / "mlflow.db", store / "older.db"
+    )  # an address that MLflow has not opened yet
+    mlflow.set_tracking_uri(f"sqlite:///{database}")
+    assert "database schema" in refused(["study", "--models", "perceptron"], capsys)
+    assert Path(database).read_bytes() == content
+
+
+def test_a_full_store_ends_the_study_at_once(store: Path) -> None:
+    """What waiting cannot mend is not waited for, and the line says that the same command goes on."""
+
+    def full() -> None:
+        raise MlflowException("(sqlite3.OperationalError) database or disk is full")
+
+    with pytest.raises(InputError, match=r"disk is full.*same command again"):
+        Patience().call(full)
+
+
+def test_a_store_that_stays_away_is_given_up(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the limit that the user sets; until then the user is told what is waited for."""
+    monkeypatch.setenv("ROBUSTLAB_STORE_PATIENCE_S", "1")
+    lines: list[str] = []
+
+    def away() -> None:
+        raise MlflowException("API request to http://127.0.0.1:9 failed with exception refused")
+
+    with pytest.raises(InputError, match="failed with exception"):
+        Patience(lines.append).call(away)
+    assert len(lines) == 1
+    assert "trying again" in lines[0]
 
 
 def test_a_store_in_a_folder_that_is_not_there(store: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from robustlab.attacks import IFGSM, CarliniWagnerL2
 from robustlab.data import DataSet, LabelledImages, load_dataset
 from robustlab.errors import InputError
-from robustlab.study import runner
+from robustlab.study import stages
 from robustlab.study.checkpoint import load_checkpoint
 from robustlab.study.conduct import FinishedStudy, conduct_study
 from robustlab.study.examples import read_examples
@@ -215,7 +215,7 @@ def test_registered_models_load_without_pickle_and_give_the_logged_accuracy(
 def test_a_study_is_repeatable(store: Path) -> None:
     """The same plan twice gives the same accuracies and distances to the bit."""
     plan = small_plan(seeds=[0], models=["resnet"], epochs=3)
-    first, second = conduct_study(plan), conduct_study(plan)
+    first, second = conduct_study(plan), conduct_study(plan, fresh=True)
     for one, other in zip(first.outcome.results, second.outcome.results, strict=True):
         assert (one.l2, one.linf, one.test_accuracy) == (other.l2, other.linf, other.test_accuracy)
 
@@ -232,14 +232,14 @@ def test_results_can_be_read_back(finished: FinishedStudy) -> None:
 
 def test_a_diverged_cell_fails_alone(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The cell's run says why, the other cells have scores, the parent names the failure."""
-    train = runner.train
+    train = stages.train
 
     def train_or_diverge(model, subset, *args, **kwargs):  # type: ignore[no-untyped-def]
         if len(subset.labels) == 200:
             raise TrainingDiverged("the training loss was nan in epoch 1 of 3")
         return train(model, subset, *args, **kwargs)
 
-    monkeypatch.setattr(runner, "train", train_or_diverge)
+    monkeypatch.setattr(stages, "train", train_or_diverge)
     finished = conduct_study(small_plan(sizes=[100, 200, 300], seeds=[0]))
     assert [result.cell.train_size for result in finished.outcome.results] == [100, 300]
     assert [cell.train_size for cell in finished.outcome.failures] == [200]

@@ -1,0 +1,115 @@
+"""Studies as processes of their own, to be killed and started again; and what they left in the store."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import mlflow
+import numpy as np
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from robustlab.study.checkpoint import WEIGHTS_FILE, file_digest
+
+# Small and whole: two sizes of a model with batch normalisation, both attacks.
+SMALL = (
+    "--models", "perceptron,resnet", "--sizes", "50,100", "--epochs", "2", "--attack-images", "5",
+    "--cw", "max_iterations=20,binary_search_steps=2", "--ifgsm", "steps=4,tolerance=0.2", "--device", "cpu",
+)  # fmt: skip
+
+
+def start_study(
+    folder: Path, *further: str, uri: str | None = None, options: Sequence[str] = SMALL, **variables: str
+) -> subprocess.Popen[bytes]:
+    """Start ``robustlab study`` on the store in ``folder`` (or at ``uri``); its output goes to log.txt there."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
+    environment = {
+        **kept,
+        "MLFLOW_TRACKING_URI": uri or f"sqlite:///{folder}/mlflow.db",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        **variables,
+    }
+    with (folder / "log.txt").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "robustlab", "study", *options, *further],
+            cwd=folder,
+            env=environment,
+            stdout=log,
+            stderr=log,
+        )
+
+
+def run_study(folder: Path, *further: str, timeout_s: float = 300, **keywords: object) -> None:
+    """Run it to its end, which has to be a good one."""
+    process = start_study(folder, *further, **keywords)  # type: ignore[arg-type]
+    status = process.wait(timeout_s)
+    assert status == 0, (folder / "log.txt").read_text()[-3000:]
+
+
+def kill_when(process: subprocess.Popen[bytes], reached: Callable[[], bool], timeout_s: float = 120) -> bool:
+    """Kill it (-9) as soon as ``reached``; False if it ended before."""
+    until = time.monotonic() + timeout_s
+    while process.poll() is None:
+        assert time.monotonic() < until, "the study never got there"
+        if reached():
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def all_runs(*kinds: str) -> list[Run]:
+    """Every run of the current store of those kinds."""
+    runs = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    return [run for run in runs if run.data.tags.get("robustlab.kind") in kinds]
+
+
+def numbers() -> dict[str, dict[str, object]]:
+    """By cell's digest, all that a finished cell measured, to the bit: metrics but times, weights, distances."""
+    found: dict[str, dict[str, object]] = {}
+    for run in all_runs("cell"):
+        if run.info.status != "FINISHED":
+            continue
+        digest = run.data.tags["robustlab.cell"]
+        assert digest not in found, "a cell with two finished runs"
+        metrics = {key: value for key, value in run.data.metrics.items() if not key.endswith("_s")}
+        client = MlflowClient()
+        folder = Path(client.download_artifacts(run.info.run_id, ""))
+        with np.load(folder / "distances.npz") as stored:
+            arrays = {key: stored[key].tobytes().hex() for key in sorted(stored)}
+        losses = [point.value for point in client.get_metric_history(run.info.run_id, "train_loss")]
+        found[digest] = {
+            "metrics": metrics,
+            "weights": file_digest(folder / "checkpoint" / WEIGHTS_FILE),
+            "arrays": json.dumps(arrays),
+            "losses": losses[-2:],
+        }
+    return found
+
+
+def check_nothing_is_left_over(cells: int) -> None:
+    """One finished run and one registered version per cell, nothing RUNNING, one logged model per run."""
+    client = MlflowClient()
+    runs = all_runs("cell", "study")
+    assert [run for run in runs if run.info.status == "RUNNING"] == []
+    finished = [run for run in all_runs("cell") if run.info.status == "FINISHED"]
+    assert len(finished) == cells
+    versions = [v for name in client.search_registered_models() for v in _versions(client, name.name)]
+    assert sorted(version.run_id for version in versions) == sorted(run.info.run_id for run in finished)
+    for run in finished:
+        models = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run.info.run_id}'")
+        assert len(models) == 1
+        assert not client.list_artifacts(run.info.run_id, "progress")
+
+
+def _versions(client: MlflowClient, name: str) -> list[object]:
+    return list(client.search_model_versions(f"name = '{name}'"))

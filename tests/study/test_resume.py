@@ -1,0 +1,175 @@
+"""Studies that are killed, as processes, and started again: what they end with is what an undisturbed one ends with."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import mlflow
+import pytest
+from mlflow import MlflowClient
+
+from tests.study.interrupted import (
+    all_runs,
+    check_nothing_is_left_over,
+    kill_when,
+    numbers,
+    run_study,
+    start_study,
+)
+
+CELLS = 4
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    tmp_path_factory: pytest.TempPathFactory, empty_store: Path
+) -> tuple[dict[str, object], float]:
+    """What a study that nobody disturbs measures, and how many seconds it takes."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    shutil.copy(empty_store, folder / "mlflow.db")
+    began = time.monotonic()
+    run_study(folder)
+    took_s = time.monotonic() - began
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+    found = numbers()
+    mlflow.set_tracking_uri(before)
+    assert len(found) == CELLS
+    return dict(found), took_s
+
+
+def kill_and_resume(store: Path, moments_s: list[float]) -> int:
+    """Kill a study at each of the moments after its start, then let it end; returns how often it was killed."""
+    killed = 0
+    for moment_s in moments_s:
+        began = time.monotonic()
+        process = start_study(store)
+        killed += kill_when(process, lambda: time.monotonic() - began > moment_s)  # noqa: B023 - called at once
+    run_study(store)
+    return killed
+
+
+def test_killed_at_random_moments(store: Path, undisturbed: tuple[dict[str, object], float]) -> None:
+    """Killed twice (-9) while it works and resumed, it has the same cells and the same numbers."""
+    expected, took_s = undisturbed
+    draw = random.Random(6)
+    # The first third is Python loading its libraries.
+    moments_s = [draw.uniform(0.35, 0.9) * took_s for _ in range(2)]
+    assert kill_and_resume(store, moments_s) >= 1
+    assert numbers() == expected
+    check_nothing_is_left_over(CELLS)
+    assert len(all_runs("study")) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10))
+def test_killed_at_ten_more_random_moments(
+    seed: int, store: Path, undisturbed: tuple[dict[str, object], float]
+) -> None:
+    """The same at ten further moments anywhere in the study's time, each on a store of its own."""
+    expected, took_s = undisturbed
+    kill_and_resume(store, [random.Random(seed).uniform(0.3, 1.0) * took_s])
+    assert numbers() == expected
+    check_nothing_is_left_over(CELLS)
+
+
+def test_a_trained_cell_is_only_attacked(store: Path, undisturbed: tuple[dict[str, object], float]) -> None:
+    """Killed when its first cell is trained: that cell's run goes on, with the weights it has."""
+    client = MlflowClient()
+
+    def one_is_trained() -> bool:
+        return any(run.data.tags.get("robustlab.stage") == "trained" for run in all_runs("cell"))
+
+    assert kill_when(start_study(store), one_is_trained)
+    first = next(run for run in all_runs("cell") if run.data.tags.get("robustlab.stage") == "trained")
+    trained_s = client.get_metric_history(first.info.run_id, "train_s")
+    run_study(store)
+    assert numbers() == undisturbed[0]
+    run = client.get_run(first.info.run_id)
+    assert run.info.status == "FINISHED"
+    assert client.get_metric_history(first.info.run_id, "train_s") == trained_s, "trained once"
+    assert {"owner.1", "owner.2"} <= set(run.data.params)
+    # The same command once more finds all of it done.
+    ends = {run.info.run_id: run.info.end_time for run in all_runs("cell")}
+    run_study(store)
+    assert {run.info.run_id: run.info.end_time for run in all_runs("cell")} == ends
+    assert f"{CELLS} of {CELLS} cells were finished before" in (store / "log.txt").read_text()
+    assert len(all_runs("study")) == 1
+
+
+@contextmanager
+def tracking_server(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """An MLflow server on the folder's store, with artifacts through the server."""
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db",
+        "--artifacts-destination", str(folder / "artifacts"), "--port", str(port), "--workers", "1",
+    ]  # fmt: skip
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
+    with (folder / "server.txt").open("ab") as log:
+        server = subprocess.Popen(
+            command, cwd=folder, env=kept, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        until = time.monotonic() + 120
+        while True:
+            with socket.socket() as client:
+                if client.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            assert server.poll() is None, (folder / "server.txt").read_text()
+            assert time.monotonic() < until
+            time.sleep(0.2)
+        yield server
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+@pytest.mark.slow
+def test_the_server_is_killed_and_comes_back(
+    store: Path, undisturbed: tuple[dict[str, object], float]
+) -> None:
+    """The study waits, says so, and ends with the numbers of an undisturbed one."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    uri = f"http://127.0.0.1:{port}"
+    with tracking_server(store, port):
+        mlflow.set_tracking_uri(uri)
+        study = start_study(store, uri=uri)
+        until = time.monotonic() + 120
+        while not any(run.data.tags.get("robustlab.stage") == "trained" for run in all_runs("cell")):
+            assert study.poll() is None, (store / "log.txt").read_text()[-3000:]
+            assert time.monotonic() < until
+            time.sleep(0.1)
+    time.sleep(8)  # nothing answers
+    assert study.poll() is None, (store / "log.txt").read_text()[-3000:]
+    with tracking_server(store, port):
+        assert study.wait(300) == 0, (store / "log.txt").read_text()[-3000:]
+        assert numbers() == undisturbed[0]
+        check_nothing_is_left_over(CELLS)
+    shown = (store / "log.txt").read_text()
+    assert "does not answer" in shown
+    assert "is back after" in shown
+
+
+def test_two_at_once_share_the_work(store: Path, undisturbed: tuple[dict[str, object], float]) -> None:
+    """Two identical studies started together end with one set of finished cells, and both see all of them."""
+    both = [start_study(store), start_study(store)]
+    assert [process.wait(300) for process in both] == [0, 0], (store / "log.txt").read_text()[-3000:]
+    assert numbers() == undisturbed[0]
+    check_nothing_is_left_over(CELLS)
+    client = MlflowClient()
+    for study in all_runs("study"):
+        assert study.info.status == "FINISHED"
+        assert len(client.get_metric_history(study.info.run_id, "l2/resnet")) == 2
