@@ -24,6 +24,7 @@ class CellState:
     Attributes:
         run: its run, as last seen in the store.
         ours: this study holds the claim.
+        theirs: another study that is alive held it when the store was last read.
         result, reason: of a finished, of a failed cell.
     """
 
@@ -32,6 +33,7 @@ class CellState:
     state: State = "open"
     run: Run | None = None
     ours: bool = False
+    theirs: bool = False
     correct: Tensor | None = None
     result: CellResult | None = None
     reason: str = ""
@@ -82,8 +84,10 @@ class Curve:
             runs = by_digest.get(state.digest, [])
             if state.ended or state.ours:
                 continue
+            unfinished = [run for run in runs if run.info.status in ("RUNNING", "KILLED")]
+            state.theirs = any(claims.liveness.holder(run) is not None for run in unfinished)
             finished = [run for run in runs if run.info.status == "FINISHED"]
-            trained = [run for run in runs if run.info.status in ("RUNNING", "KILLED") and is_trained(run)]
+            trained = [run for run in unfinished if is_trained(run)]
             if finished:
                 state.state, state.run, state.result = "finished", finished[0], result_of(finished[0])
             elif trained:

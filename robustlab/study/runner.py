@@ -22,7 +22,7 @@ from robustlab.study.store import StudyStore
 from robustlab.study.work import attack_work, training_work
 from robustlab.training import TrainingDiverged
 
-_POLL_S = 1.0
+_POLL_S, _MOST_POLL_S = 1.0, 10.0
 
 
 @dataclass(frozen=True)
@@ -133,14 +133,18 @@ class _StudyRun:
         )
 
     def work_off(self, executor: Executor) -> None:
+        pause_s = _POLL_S
         while not all(curve.ended for curve in self.curves):
             while executor.free() > 0 and (task := self.next_task()) is not None:
                 executor.submit(task)
             if self._busy:
                 for done in executor.wait():
                     self.take_in(done)
+                pause_s = _POLL_S
             elif not all(curve.ended for curve in self.curves):
-                time.sleep(_POLL_S)  # what is left is with other studies
+                # What is left is with other studies. Many that wait must not keep the server from those who work.
+                time.sleep(pause_s)
+                pause_s = min(_MOST_POLL_S, 1.5 * pause_s)
                 for curve in self.curves:
                     if not curve.ended:
                         self.read(curve)
@@ -150,11 +154,11 @@ class _StudyRun:
         for curve in self.curves:
             if curve.all_trained and not curve.ended:
                 for state in curve.cells:
-                    if state.state == "trained" and self.claim(curve, state):
+                    if state.state == "trained" and not state.theirs and self.claim(curve, state):
                         return self.attack_task(curve, state)
         for curve in self.curves:
             for state in curve.cells:
-                if state.state == "open" and self.claim(curve, state):
+                if state.state == "open" and not state.theirs and self.claim(curve, state):
                     assert state.run is not None
                     if is_trained(state.run):  # by somebody who died since we looked
                         return self.next_task()
