@@ -14,6 +14,11 @@ from tests.postgres import postgres_server
 
 postgres = pytest.fixture(scope="session")(postgres_server)
 
+# Read when Triton is imported, by whichever test comes first: its own library is interpreted then, too. Where there is
+# a GPU, the kernels' tests run compiled kernels on it instead (`-m gpu`).
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+
 # The tests' tensors are small: a second thread costs more in waiting than it computes, above all on a busy machine.
 torch.set_num_threads(1)
 
