@@ -37,6 +37,15 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return database
 
 
+def forget_experiment() -> None:
+    """MLflow keeps the experiment of the last run in this process: its number means nothing in another store."""
+    import mlflow.tracking.fluent
+
+    for name in ("MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
+        os.environ.pop(name, None)
+    mlflow.tracking.fluent._active_experiment_id = None
+
+
 @pytest.fixture
 def store(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A tracking store of the test's own, in a folder that is also the working directory."""
@@ -44,9 +53,11 @@ def store(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
         monkeypatch.delenv(name)
+    forget_experiment()
     monkeypatch.chdir(tmp_path)
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")  # sets MLFLOW_TRACKING_URI too
     yield tmp_path
+    forget_experiment()
     mlflow.set_tracking_uri(before)

@@ -18,6 +18,7 @@ from robustlab.data import load_dataset
 from robustlab.errors import InputError
 from robustlab.study.load import load_library_model
 from robustlab.training import correctly_classified, to_inputs
+from tests.conftest import forget_experiment
 
 OPTIONS = [
     "--models", "perceptron", "--sizes", "50,100", "--epochs", "3", "--attack-images", "4",
@@ -30,11 +31,13 @@ def study_folder(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) ->
     """A store with one finished study, in one place for the tests of this file that only read."""
     folder = tmp_path_factory.mktemp("finished")
     shutil.copy(empty_store, folder / "mlflow.db")
+    forget_experiment()
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert main(["study", *OPTIONS]) == 0
+    forget_experiment()
     mlflow.set_tracking_uri(before)
     return folder
 
