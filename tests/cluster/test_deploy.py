@@ -71,7 +71,7 @@ def page(postgres: str, tmp_path: Path) -> list[str]:
         first = re.sub(rf"\b{name}=\S+", f"{name}={value}", first)
     drop = "".join(
         f"psql -d postgres -c 'DROP DATABASE IF EXISTS {name} WITH (FORCE)'\n"
-        for name in ("robustlab", "robustlab_users")
+        for name in ("robustlab", "robustlab_users", "robustlab_tuning")
     )
     # This checkout's program, whatever is installed.
     ours = 'robustlab() { python -m robustlab "$@"; }\n'
