@@ -231,11 +231,12 @@ def _confirm(model: AttackedModel, result: AttackResult, index: Tensor, ended: S
     clean = ended.best_distance == 0
     success = found & (clean | _wanted(model, model.as_given(ended.best), ended.labels))
     ended.forwards += 1
+    searched = ended.best.clone()  # each push starts from what the search found, not from the last push
     for push in _PUSHES if model.ieee else _LOW_PRECISION_PUSHES:
         doubtful = (found & ~success).nonzero()[:, 0]
         if len(doubtful) == 0:
             break
-        inputs, best = ended.inputs[doubtful], ended.best[doubtful]
+        inputs, best = ended.inputs[doubtful], searched[doubtful]
         ended.best[doubtful] = (best + push * (best - inputs)).clamp(0, 1)
         success[doubtful] = _wanted(model, model.as_given(ended.best[doubtful]), ended.labels[doubtful])
         ended.forwards[doubtful] += 1

@@ -45,7 +45,7 @@ class Augmentation:
     def move(
         self, images: Shaped[Tensor, "batch channels height width"], generator: Generator
     ) -> Shaped[Tensor, "batch channels height width"]:
-        """Flip and shift: pixels move as they are, so stored bytes do as well and move four times as fast."""
+        """Flip and shift: pixels move as they are, so stored bytes do as well, a quarter of the memory."""
         if not (self.shift or self.flip) or not len(images):
             return images
         batch, channels, height, width = images.shape
