@@ -86,7 +86,7 @@ RECIPE_OPTIONS = tuple(field.name for field in fields(Recipe) if field.name not 
 
 
 def default_recipe(model: str, image_side: int) -> Recipe:
-    """The recipe of an architecture for images of that side [pixels]; docs/decisions/0011-recipes-for-real-images.md."""
+    """The recipe for images of that side [pixels] (docs/decisions/0011-recipes-for-real-images.md)."""
     if image_side < 16:  # the digits, whose sets are small
         return Recipe(
             epochs=30, batch_size=32, learning_rate=0.05 if model in ("resnet", "densenet") else 0.02
