@@ -135,6 +135,14 @@ def test_epochs_set_the_steps(digits: DataSet, size: int, epochs: int, steps: in
     assert (result.steps, len(result.losses)) == (steps, epochs)
 
 
+def test_small_subsets_get_the_least_steps() -> None:
+    """Few epochs of a small subset would not fit it; a budget of steps is what it is."""
+    recipe = Recipe(epochs=6, batch_size=128, least_steps=1000)
+    assert [recipe.steps_for(size) for size in (1000, 20_000, 50_000)] == [1000, 1000, 6 * 391]
+    assert recipe.with_equal_steps(50_000).steps_for(1000) == 6 * 391
+    assert recipe.with_equal_steps(1000).steps_for(1000) == 1000
+
+
 def test_equal_steps_give_every_size_the_largest_ones_steps(digits: DataSet) -> None:
     """With a budget of steps a small subset is passed over more often, and the last epoch may be a part."""
     recipe = Recipe(epochs=2, batch_size=32).with_equal_steps(400)
