@@ -16,7 +16,8 @@ import numpy as np
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from robustlab.study.checkpoint import WEIGHTS_FILE, file_digest
+from robustlab.files import file_digest
+from robustlab.study.checkpoint import WEIGHTS_FILE
 
 # Small and whole: two sizes of a model with batch normalisation, both attacks.
 SMALL = (
