@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 from mlflow.entities import Run, RunTag
@@ -120,6 +121,9 @@ def digests(run: Run, path: str) -> dict[str, str]:
 def local_root(run: Run) -> Path | None:
     """The folder of the run's artifacts if it is on this machine."""
     uri = run.info.artifact_uri
-    if uri.startswith("file:") or "://" not in uri:
-        return Path(local_file_uri_to_path(uri))
-    return None
+    # A server's own are mlflow-artifacts:/...; a drive letter of Windows is no scheme either.
+    return (
+        Path(local_file_uri_to_path(uri))
+        if len(urlsplit(uri).scheme) <= 1 or uri.startswith("file:")
+        else None
+    )

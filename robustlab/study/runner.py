@@ -222,6 +222,8 @@ class _StudyRun:
             self.read(curve)
         else:
             raise done.error
+        if curve.ended:
+            curve.let_go()
         self.show(state.cell, "logging", 1, 1, 1.0 if state.ended else 0.0)
 
     def read(self, curve: Curve) -> None:
@@ -229,6 +231,8 @@ class _StudyRun:
         for state in curve.cells:
             if state.ended:
                 self.link(state)
+        if curve.ended:
+            curve.let_go()
 
     def link(self, state: CellState) -> None:
         """A cell that is another study's child belongs to this one too."""
