@@ -8,11 +8,14 @@ import sys
 import warnings
 from collections.abc import Sequence
 
+import mlflow
 import typer
+from mlflow.exceptions import MlflowException
 from rich.console import Console
 
 from robustlab import __version__
 from robustlab.errors import InputError
+from robustlab.files import disk_failure
 
 # Typer's releases differ in where click's exceptions come from (click itself, or a copy); its own name leads there.
 UsageProblem: type[Exception] = next(
@@ -28,7 +31,8 @@ app = typer.Typer(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb; returns the exit status: 0 done, 1 some cells failed, 2 bad input, 130 interrupted."""
+    """Run one verb; returns the exit status: 0 done, 1 some cells failed, 2 bad input
+    or a store or disk that failed, 130 interrupted."""
     # Imported here: a verb's module registers it with `app`.
     from robustlab.cli import attack, models, report, reproduce, status, study, tune  # noqa: F401
 
@@ -42,10 +46,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         errors.print(f"robustlab: {error}", markup=False)
         return 2
+    except (OSError, RuntimeError, MlflowException) as error:
+        reason = disk_failure(error)
+        if reason is None and not isinstance(error, MlflowException):
+            raise
+        what = (
+            f"the disk takes no more ({reason}); make room"
+            if reason
+            else f"the MLflow store {mlflow.get_tracking_uri()} failed ({_first_line(error)}); mend it"
+        )
+        errors.print(
+            f"robustlab: {what} and give the same command again: what was finished is kept", markup=False
+        )
+        return 2
     except (KeyboardInterrupt, typer.Abort):
         errors.print("robustlab: interrupted; what was finished is kept in the MLflow store", markup=False)
         return 130
     return status if isinstance(status, int) else 0
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _one_line(error: Exception) -> str:

@@ -20,8 +20,9 @@ from robustlab.data import DataSet
 from robustlab.errors import InputError
 from robustlab.study.attacking import ATTACKS, Attacked, attack_images, chosen_images
 from robustlab.study.load import LIBRARIES, load_library_model, load_model, run_of_model
+from robustlab.study.parent import check_store, parent_run
 from robustlab.study.plan import default_device
-from robustlab.study.store import StudyStore, check_store, parent_run
+from robustlab.study.store import StudyStore
 from robustlab.training import correctly_classified, to_inputs
 
 

@@ -13,11 +13,12 @@ from rich.console import Console
 from robustlab.cli import options
 from robustlab.cli.app import app
 from robustlab.errors import InputError
+from robustlab.study.artifacts import log_files
 from robustlab.study.conduct import write_results
 from robustlab.study.figure import draw_study, save_figure
+from robustlab.study.parent import check_store
 from robustlab.study.read_back import find_studies
 from robustlab.study.report import FILE_NAME, judge_studies, read_study, verdict_rows, write_report
-from robustlab.study.store import check_store
 from robustlab.study.tables import results_table, verdicts_table
 
 
@@ -59,11 +60,11 @@ def report(
         ) from None
     launched = os.environ.get("MLFLOW_RUN_ID")
     for run_id in {launched} if launched else {run.info.run_id for run in runs}:
-        client.log_artifact(run_id, str(page))
+        log_files(client, run_id, {FILE_NAME: page})
     if launched:
         client.set_tag(launched, "robustlab.kind", "report")
-        for path in (png, png.with_suffix(".svg"), folder / "results.csv"):
-            client.log_artifact(launched, str(path))
+        files = (png, png.with_suffix(".svg"), folder / "results.csv")
+        log_files(client, launched, {path.name: path for path in files})
     console.print(results_table(results))
     if judgement.verdicts:
         console.print(verdicts_table(verdict_rows(judgement), judgement.seeds == 1))

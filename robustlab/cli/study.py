@@ -16,10 +16,10 @@ from robustlab.data import DataSet, data_directory, load_dataset
 from robustlab.errors import InputError
 from robustlab.study.conduct import FinishedStudy, conduct_study
 from robustlab.study.executors import LocalExecutor
+from robustlab.study.parent import check_store
 from robustlab.study.plan import ATTACK_NAMES, StudyPlan, plan_study
 from robustlab.study.report import verdict_rows
 from robustlab.study.runner import MakeExecutor
-from robustlab.study.store import check_store
 from robustlab.study.tables import results_table, verdicts_table
 
 

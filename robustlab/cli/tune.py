@@ -15,7 +15,7 @@ from robustlab.cli import options
 from robustlab.cli.app import app
 from robustlab.cli.study import open_dataset
 from robustlab.errors import InputError
-from robustlab.study.store import check_store
+from robustlab.study.parent import check_store
 from robustlab.study.tuning.conduct import TuningProgress, conduct_tuning
 from robustlab.study.tuning.constants_file import FILE_NAME
 from robustlab.study.tuning.plan import plan_tuning

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from robustlab.data.files import write_atomically
 from robustlab.data.images import LabelledImages, digest_arrays
+from robustlab.files import write_atomically
 
 FORMAT = "robustlab arrays 1"
 MAX_HEADER_BYTES = 4096

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from robustlab.errors import InputError
+from robustlab.files import file_digest
 from robustlab.models import build_model
 from robustlab.training import TrainingState
 
@@ -88,12 +88,6 @@ def load_training_state(folder: Path) -> TrainingState:
         raise
     except Exception as error:
         raise _unreadable("a training", folder, error) from error
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file (64 hex digits)."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_digest(path: Path, expected: str | None) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from robustlab.shapes import Float
+from robustlab.study.artifacts import read_arrays
 
 KEPT_IMAGES = 4
 FILE_NAME = "examples.npz"
@@ -56,16 +57,15 @@ def save_examples(
 
 
 def read_examples(path: Path) -> dict[str, Examples]:
-    """The kept images by norm, as ``save_examples`` wrote them."""
-    with np.load(path, allow_pickle=False) as stored:
-        inputs = stored["inputs"].astype(np.float32) / 255
-        return {
-            norm: Examples(
-                stored["test_indices"],
-                inputs,
-                stored[f"{norm}_perturbation"].astype(np.float32)
-                * stored[f"{norm}_scale"].reshape(-1, 1, 1, 1),
-            )
-            for norm in ("l2", "linf")
-            if f"{norm}_perturbation" in stored
-        }
+    """The kept images by norm, as ``save_examples`` wrote them; InputError where the file is damaged."""
+    stored = read_arrays(path)
+    inputs = stored["inputs"].astype(np.float32) / 255
+    return {
+        norm: Examples(
+            stored["test_indices"],
+            inputs,
+            stored[f"{norm}_perturbation"].astype(np.float32) * stored[f"{norm}_scale"].reshape(-1, 1, 1, 1),
+        )
+        for norm in ("l2", "linf")
+        if f"{norm}_perturbation" in stored
+    }

@@ -14,6 +14,7 @@ from torch import Tensor
 from robustlab.data import LabelledImages, nested_subsets, subset_digest
 from robustlab.errors import InputError
 from robustlab.shapes import Bool
+from robustlab.study.artifacts import read_arrays
 from robustlab.study.attacking import Attacked, attack_images
 from robustlab.study.cell import Cell, CellResult
 from robustlab.study.checkpoint import (
@@ -28,6 +29,7 @@ from robustlab.study.examples import save_examples
 from robustlab.study.lineage import FILE_NAME as LINEAGE_FILE
 from robustlab.study.lineage import lineage
 from robustlab.study.model_log import ModelLog
+from robustlab.study.patience import StoreLost
 from robustlab.study.plan import StudyPlan, Variant
 from robustlab.study.read_back import result_of
 from robustlab.study.registry import MODEL_TAG, register_model
@@ -179,13 +181,7 @@ class Stages:
     def correct_images(self, run_id: str) -> Bool[Tensor, " images"]:
         """Which test images a trained cell's model gets right, as ``train`` stored it."""
         with self.store.fetched(run_id, CORRECT_FILE) as path:
-            try:
-                with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-                    return torch.from_numpy(stored["correct"])
-            except Exception as error:  # zipfile, zlib and numpy each have their own for a damaged file
-                raise InputError(
-                    f"{CORRECT_FILE} of run {run_id} is damaged ({type(error).__name__}); start anew with --fresh"
-                ) from error
+            return torch.from_numpy(read_arrays(path)["correct"])
 
     def _state(self, run_id: str) -> TrainingState | None:
         """The newest whole state of an interrupted training, if it kept one."""
@@ -195,6 +191,8 @@ class Stages:
             try:
                 with self.store.fetched(run_id, slot) as folder:
                     states.append(load_training_state(folder))
+            except StoreLost:
+                raise
             except InputError:
                 continue  # interrupted while it was written; the other slot is whole
         return max(states, key=lambda state: state.steps, default=None)

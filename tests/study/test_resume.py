@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import mlflow
@@ -19,12 +12,15 @@ import pytest
 from mlflow import MlflowClient
 
 from tests.study.interrupted import (
+    SMALL,
     all_runs,
     check_nothing_is_left_over,
+    free_port,
     kill_when,
     numbers,
     run_study,
     start_study,
+    tracking_server,
 )
 
 CELLS = 4
@@ -107,42 +103,12 @@ def test_a_trained_cell_is_only_attacked(store: Path, undisturbed: tuple[dict[st
     assert len(all_runs("study")) == 1
 
 
-@contextmanager
-def tracking_server(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """An MLflow server on the folder's store, with artifacts through the server."""
-    command = [
-        sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db",
-        "--artifacts-destination", str(folder / "artifacts"), "--port", str(port), "--workers", "1",
-    ]  # fmt: skip
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
-    with (folder / "server.txt").open("ab") as log:
-        server = subprocess.Popen(
-            command, cwd=folder, env=kept, stdout=log, stderr=log, start_new_session=True
-        )
-    try:
-        until = time.monotonic() + 120
-        while True:
-            with socket.socket() as client:
-                if client.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            assert server.poll() is None, (folder / "server.txt").read_text()
-            assert time.monotonic() < until
-            time.sleep(0.2)
-        yield server
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
-
-
 @pytest.mark.slow
 def test_the_server_is_killed_and_comes_back(
     store: Path, undisturbed: tuple[dict[str, object], float]
 ) -> None:
     """The study waits, says so, and ends with the numbers of an undisturbed one."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     uri = f"http://127.0.0.1:{port}"
     with tracking_server(store, port):
         mlflow.set_tracking_uri(uri)
@@ -173,3 +139,18 @@ def test_two_at_once_share_the_work(store: Path, undisturbed: tuple[dict[str, ob
     for study in all_runs("study"):
         assert study.info.status == "FINISHED"
         assert len(client.get_metric_history(study.info.run_id, "l2/resnet")) == 2
+
+
+def test_two_different_studies_at_once(store: Path, undisturbed: tuple[dict[str, object], float]) -> None:
+    """Two users on one machine and one store: each study has its own cells, with the numbers that it has alone."""
+    models = ("perceptron", "resnet")
+    both = [start_study(store, options=[*SMALL, "--models", model]) for model in models]
+    assert [process.wait(300) for process in both] == [0, 0], (store / "log.txt").read_text()[-3000:]
+    assert numbers() == undisturbed[0]
+    check_nothing_is_left_over(CELLS)
+    studies = all_runs("study")
+    assert sorted(study.data.tags["robustlab.models"] for study in studies) == sorted(models)
+    for study in studies:
+        cells = [run for run in all_runs("cell") if run.data.tags["mlflow.parentRunId"] == study.info.run_id]
+        assert {run.data.params["model"] for run in cells} == {study.data.tags["robustlab.models"]}
+        assert f"l2/{study.data.tags['robustlab.models']}" in study.data.metrics

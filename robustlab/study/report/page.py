@@ -12,6 +12,7 @@ from markupsafe import Markup
 from robustlab import __version__
 from robustlab.evidence import FLAT_MARGIN, ONE_SEED, explain, headline, peak_range
 from robustlab.evidence.wording import p, percent
+from robustlab.files import write_atomically
 from robustlab.study.report.beside_paper import paper_rows
 from robustlab.study.report.charts import (
     accuracy_against_robustness,
@@ -95,7 +96,8 @@ def render_report(studies: Sequence[StudyRecord], judgement: Judgement) -> str:
 def write_report(studies: Sequence[StudyRecord], judgement: Judgement, folder: Path) -> Path:
     """Write ``report.html`` into a folder and return its path."""
     path = folder / FILE_NAME
-    path.write_text(render_report(studies, judgement), encoding="utf-8")
+    with write_atomically(path) as file:
+        file.write(render_report(studies, judgement).encode())
     return path
 
 

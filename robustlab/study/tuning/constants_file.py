@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import mlflow
+from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from robustlab import __version__
 from robustlab.attacks import IFGSM, CarliniWagnerL2
 from robustlab.attacks.constants import Constants
 from robustlab.errors import InputError
+from robustlab.files import write_atomically
+from robustlab.study.artifacts import fetch_files
 
 FILE_NAME = "attack_constants.json"
 FORMAT = "robustlab attack constants"
@@ -42,7 +45,14 @@ def write_constants(path: Path, chosen: Mapping[str, ChosenConstants]) -> None:
         for name, one in chosen.items()
     }
     content = {"format": FORMAT, "version": VERSION, "robustlab": __version__, "attacks": attacks}
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    with write_atomically(path) as file:
+        file.write((json.dumps({**content, "sha256": _digest(content)}, indent=2) + "\n").encode())
+
+
+def _digest(content: Mapping[str, object]) -> str:
+    """SHA-256 of everything in the file but the digest itself, however it is spaced and ordered."""
+    rest = {key: value for key, value in content.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def read_constants(path: Path, origin: str) -> dict[str, ChosenConstants]:
@@ -52,7 +62,8 @@ def read_constants(path: Path, origin: str) -> dict[str, ChosenConstants]:
         origin: what the user called the file; kept with the constants and named in errors.
 
     Raises:
-        InputError: not such a file, an unknown version, attack or field, a value out of range.
+        InputError: not such a file, altered since it was written, an unknown version, attack or field, a value
+            out of range.
     """
     try:
         content = json.loads(path.read_text())
@@ -67,6 +78,10 @@ def read_constants(path: Path, origin: str) -> dict[str, ChosenConstants]:
     if content.get("version") != VERSION:
         raise InputError(
             f"{origin} has version {content.get('version')!r}; this robustlab reads version {VERSION}"
+        )
+    if "sha256" in content and content["sha256"] != _digest(content):
+        raise InputError(
+            f"{origin} was altered (its SHA-256 differs); take a fresh copy, or remove its line sha256 if you meant to"
         )
     attacks = content.get("attacks")
     if not isinstance(attacks, dict) or not attacks:
@@ -114,16 +129,15 @@ def _from_source(source: str) -> dict[str, ChosenConstants]:
         return read_constants(path, source)
     run_id, _, path_in_run = source.removeprefix(_RUN).partition("/")
     with TemporaryDirectory(prefix="robustlab-") as folder:
+        client = MlflowClient()
         try:
-            local = mlflow.artifacts.download_artifacts(
-                run_id=run_id, artifact_path=path_in_run or FILE_NAME, dst_path=folder
-            )
-        except (MlflowException, OSError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            local = fetch_files(client, client.get_run(run_id), path_in_run or FILE_NAME, Path(folder))
+        except (InputError, MlflowException) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
             raise InputError(
                 f"cannot get {source} ({reason}); give runs:/<id of a tuning or study>, or runs:/<id>/<path>"
             ) from None
-        return read_constants(Path(local), source)
+        return read_constants(local, source)
 
 
 def _read_attack(name: str, entry: object, origin: str) -> ChosenConstants:
