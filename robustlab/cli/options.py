@@ -55,6 +55,13 @@ Attacks = Annotated[str, typer.Option(help="Comma-separated attacks: cw (Carlini
 AttackImages = Annotated[
     int, typer.Option(help="Attack at most this many common-correct test images per curve [images]; 0: all.")
 ]
+CrossCheck = Annotated[
+    int,
+    typer.Option(
+        help="Other attacks check each score on so many of the attacked images, and flag an overestimate [images]; "
+        "0: no check."
+    ),
+]
 TrainBudget = Annotated[
     str,
     typer.Option(

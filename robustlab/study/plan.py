@@ -13,6 +13,7 @@ from robustlab.data import Augmentation, DataSet, check_sizes
 from robustlab.errors import InputError
 from robustlab.models import MODEL_NAMES, build_model
 from robustlab.study.cell import AUGMENTED_SUFFIX, Cell
+from robustlab.study.cross_check import DEFAULT_IMAGES
 from robustlab.training import Recipe, default_recipe
 
 ATTACK_NAMES = ("cw", "ifgsm")
@@ -71,6 +72,8 @@ class StudyPlan:
     ifgsm: IFGSM
     device: torch.device
     constants_origin: Mapping[str, str] = field(default_factory=dict)
+    # Checks results and changes none, so it is no part of a digest.
+    cross_check: int = DEFAULT_IMAGES
 
     def cells(self, variant: Variant, seed: int) -> list[Cell]:
         """The cells of one curve, smallest size first."""
@@ -132,6 +135,7 @@ def plan_study(
     ifgsm: IFGSM | None = None,
     constants_origin: Mapping[str, str] | None = None,
     device: torch.device | None = None,
+    cross_check: int = DEFAULT_IMAGES,
 ) -> StudyPlan:
     """Resolve defaults and check everything that can be checked before training.
 
@@ -144,6 +148,7 @@ def plan_study(
             optimiser steps of the largest).
         epochs: instead of the recipes' own.
         constants_origin: by attack, where its constants were taken from; told, never part of a cell's digest.
+        cross_check: other attacks check each cell's scores on so many of its images; 0: none.
 
     Raises:
         InputError: anything unknown, repeated, out of range, or an image too small for an architecture.
@@ -162,6 +167,8 @@ def plan_study(
             raise InputError(f"unknown attack {attack!r}; choose from {', '.join(ATTACK_NAMES)}")
     if attack_images < 0:
         raise InputError(f"attack_images must be 0 (all) or a positive count, not {attack_images}")
+    if cross_check < 0:
+        raise InputError(f"cross_check must be 0 (none) or a positive count of images, not {cross_check}")
     if train_budget not in TRAIN_BUDGETS:
         raise InputError(f"unknown train budget {train_budget!r}; choose from {', '.join(TRAIN_BUDGETS)}")
     recipes = {}
@@ -184,6 +191,7 @@ def plan_study(
         ifgsm or IFGSM(),
         device or default_device(),
         dict(constants_origin or {}),
+        cross_check,
     )
 
 

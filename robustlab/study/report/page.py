@@ -12,6 +12,7 @@ from markupsafe import Markup
 from robustlab import __version__
 from robustlab.evidence import FLAT_MARGIN, ONE_SEED, explain, headline, peak_range
 from robustlab.evidence.wording import p, percent
+from robustlab.study.cell import CellResult
 from robustlab.study.report.charts import (
     accuracy_against_robustness,
     figure_rows,
@@ -82,6 +83,7 @@ def render_report(studies: Sequence[StudyRecord], judgement: Judgement) -> str:
         turning=[row for row in rows if row.kind == "turning point"],
         findings=judgement.findings,
         table1=parameter_table(studies),
+        suspicions=[line for study in studies for line in suspicions(study.results)],
         one_seed=ONE_SEED if judgement.seeds == 1 else "",
         margin=f"{FLAT_MARGIN:.0%}",
         version=__version__,
@@ -95,6 +97,11 @@ def write_report(studies: Sequence[StudyRecord], judgement: Judgement, folder: P
     path = folder / FILE_NAME
     path.write_text(render_report(studies, judgement), encoding="utf-8")
     return path
+
+
+def suspicions(results: Sequence[CellResult]) -> list[tuple[str, str]]:
+    """(cell, what is suspected) of every cell whose score other attacks showed to be an overestimate."""
+    return [(one.cell.shown, one.suspicion) for one in results if one.suspicion]
 
 
 def _row(key: CurveKey, judgement: Judgement) -> VerdictRow:
@@ -140,10 +147,7 @@ def _left_out(study: StudyRecord, number: int, judgement: Judgement) -> list[tup
             lines += [(what, sentence) for sentence in curve.left_out]
     for cell in study.cells:
         if cell.warning:
-            at = cell.result.cell
-            lines.append(
-                (f"{at.dataset} {at.variant}, {at.train_size:,} images, seed {at.seed}", cell.warning)
-            )
+            lines.append((cell.result.cell.shown, cell.warning))
     if not any(key.study == number for key in judgement.curves):
         lines.append((study.name, "no model was attacked: there is no robustness to show"))
     elif not any(cell.examples for cell in study.cells):

@@ -19,7 +19,7 @@ from mlflow.utils.file_utils import local_file_uri_to_path
 from robustlab.study.cell import Cell, CellResult
 from robustlab.study.examples import FILE_NAME, Examples, read_examples
 from robustlab.study.plan import Variant
-from robustlab.study.read_back import cell_of, cell_runs, result_of
+from robustlab.study.read_back import WARNING_TAG, cell_of, cell_runs, result_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,8 +74,8 @@ def read_study(client: MlflowClient, run: Run) -> StudyRecord:
             cell = cell_of(child)
             if cell not in seen:
                 seen.add(cell)
-                unfinished.append((_name(cell), _why(child)))
-        unfinished += [(_name(cell), "never started") for cell in _planned(run) if cell not in seen]
+                unfinished.append((cell.shown, _why(child)))
+        unfinished += [(cell.shown, "never started") for cell in _planned(run) if cell not in seen]
         dataset, packages = _fetch(run, "dataset.json", folder), _fetch(run, "packages.txt", folder)
         return StudyRecord(
             run_id=run.info.run_id,
@@ -102,7 +102,7 @@ def _read_cell(run: Run, folder: Path) -> CellRecord:
         settings=dict(run.data.params),
         arrays=arrays,
         examples=read_examples(examples) if examples else {},
-        warning=run.data.tags.get("robustlab.warning", ""),
+        warning=run.data.tags.get(WARNING_TAG, ""),
         common_correct=None if common is None else int(common),
     )
 
@@ -139,7 +139,3 @@ def _planned(run: Run) -> list[Cell]:
 def _why(run: Run) -> str:
     state = {"RUNNING": "still running, or its process is gone", "KILLED": "stopped"}
     return run.data.tags.get("robustlab.failure") or state.get(run.info.status, run.info.status.lower())
-
-
-def _name(cell: Cell) -> str:
-    return f"{cell.dataset} {cell.variant}, {cell.train_size:,} images, seed {cell.seed}"
