@@ -13,6 +13,7 @@ import typer
 from robustlab.attacks import IFGSM, CarliniWagnerL2
 from robustlab.attacks.constants import Constants
 from robustlab.data import DATASET_NAMES
+from robustlab.data.files import user_path
 from robustlab.errors import InputError
 from robustlab.models import MODEL_NAMES
 from robustlab.study.tuning.constants_file import CONSTANTS, ChosenConstants, find_constants
@@ -207,7 +208,7 @@ def resolve_constants(
 
 def parse_data_dir(text: str) -> Path | None:
     """The data directory, or None where it is ``auto``."""
-    return None if is_auto(text) else Path(text).expanduser()
+    return None if is_auto(text) else user_path(text)
 
 
 def parse_device(text: str) -> torch.device | None:

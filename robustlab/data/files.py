@@ -19,6 +19,22 @@ CHUNK_BYTES = 1 << 20
 TIMEOUT_S = 30
 
 
+def user_path(text: str) -> Path:
+    """A path as the user wrote it, ``~`` included.
+
+    Raises:
+        InputError: it cannot be one: an unknown user's home, or a NUL.
+    """
+    try:
+        path = Path(text).expanduser()
+        os.fsencode(path)
+    except (RuntimeError, ValueError) as error:  # ValueError: what no file name can be encoded from
+        raise InputError(f"{text!r} is no path ({error}); give another") from None
+    if "\0" in text:
+        raise InputError(f"{text!r} is no path (it holds a NUL); give another")
+    return path
+
+
 @contextmanager
 def write_atomically(path: Path) -> Iterator[BinaryIO]:
     """A file to write that appears under its name only once all of it is on the disk."""

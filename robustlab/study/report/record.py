@@ -16,6 +16,8 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.utils.file_utils import local_file_uri_to_path
 
+from robustlab.errors import InputError
+from robustlab.study.arrays import read_arrays
 from robustlab.study.cell import Cell, CellResult
 from robustlab.study.examples import FILE_NAME, Examples, read_examples
 from robustlab.study.plan import Variant
@@ -85,7 +87,7 @@ def read_study(client: MlflowClient, run: Run) -> StudyRecord:
             tags=dict(run.data.tags),
             cells=sorted(finished, key=lambda cell: cell.result.cell),
             unfinished=unfinished,
-            dataset=json.loads(dataset.read_text()) if dataset else {},
+            dataset=_facts(dataset) if dataset else {},
             packages=packages.read_text().split() if packages else [],
         )
 
@@ -94,8 +96,7 @@ def _read_cell(run: Run, folder: Path) -> CellRecord:
     distances, examples = _fetch(run, "distances.npz", folder), _fetch(run, FILE_NAME, folder)
     arrays = {}
     if distances is not None:
-        with np.load(distances, allow_pickle=False) as stored:
-            arrays = dict(stored)
+        arrays = read_arrays(distances)
     common = run.data.metrics.get("common_correct_images")
     return CellRecord(
         result=result_of(run),
@@ -105,6 +106,14 @@ def _read_cell(run: Run, folder: Path) -> CellRecord:
         warning=run.data.tags.get(WARNING_TAG, ""),
         common_correct=None if common is None else int(common),
     )
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path.name} is damaged ({error}); it was truncated or altered") from error
+    return found if isinstance(found, dict) else {}
 
 
 def _fetch(run: Run, path: str, folder: str | Path) -> Path | None:

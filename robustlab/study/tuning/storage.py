@@ -18,6 +18,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage, RetryHeartb
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
+from robustlab.data.files import user_path
 from robustlab.errors import InputError
 
 JOURNAL = "tuning.journal"
@@ -60,7 +61,7 @@ def _open(address: str) -> BaseStorage:
     scheme, colon, rest = address.partition("://")
     try:
         if not colon:
-            path = Path(address).expanduser()
+            path = user_path(address)
             path.parent.mkdir(parents=True, exist_ok=True)
             return JournalStorage(JournalFileBackend(str(path)))
         if scheme not in ("postgresql", "postgres", "postgresql+psycopg"):
