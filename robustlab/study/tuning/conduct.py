@@ -18,6 +18,7 @@ from mlflow.exceptions import MlflowException
 
 from robustlab import __version__
 from robustlab.errors import InputError
+from robustlab.study.secrets import without_password
 from robustlab.study.store import StudyStore, parent_run, run_page, ui_command
 from robustlab.study.tuning.choice import Choice, choose, evidence, front_choices, front_table
 from robustlab.study.tuning.constants_file import FILE_NAME, ChosenConstants, write_constants
@@ -29,7 +30,6 @@ from robustlab.study.tuning.storage import (
     PRUNED_AFTER,
     bury_dead_trials,
     open_storage,
-    without_password,
 )
 from robustlab.study.tuning.subjects import (
     Subjects,

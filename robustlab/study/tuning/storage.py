@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from robustlab.data.files import user_path
 from robustlab.errors import InputError
+from robustlab.study.secrets import without_password
 
 JOURNAL = "tuning.journal"
 # User attributes of a trial.
@@ -88,13 +89,6 @@ def _open(address: str) -> BaseStorage:
         raise InputError(
             f"cannot use the storage {without_password(address)} ({reason}); start it or give another --storage"
         ) from None
-
-
-def without_password(address: str) -> str:
-    """The address as it may be shown and logged."""
-    scheme, colon, rest = address.partition("://")
-    user, at, place = rest.rpartition("@")
-    return f"{scheme}{colon}{user.partition(':')[0]}{at}{place}" if colon else address
 
 
 def bury_dead_trials(study: optuna.Study) -> None:
