@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -160,8 +161,11 @@ def test_cached_arrays(tmp_path: Path) -> None:
     try_it()
 
 
-def test_constants_files(tmp_path: Path) -> None:
+def test_constants_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """attack_constants.json with any value anywhere."""
+    monkeypatch.setattr(
+        jaxtyping.config, "jaxtyping_disable", True
+    )  # it would complain before the project does
     path = tmp_path / "attack_constants.json"
     write_constants(path, {"ifgsm": ChosenConstants(IFGSM(), "made")})
     whole, content = path.read_bytes(), json.loads(path.read_text())
