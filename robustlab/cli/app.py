@@ -16,6 +16,7 @@ from rich.console import Console
 from robustlab import __version__
 from robustlab.errors import InputError
 from robustlab.files import disk_failure
+from robustlab.study.secrets import without_password
 
 # Typer's releases differ in where click's exceptions come from (click itself, or a copy); its own name leads there.
 UsageProblem: type[Exception] = next(
@@ -41,10 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status = app(args=arguments, standalone_mode=False, prog_name="robustlab")
     except UsageProblem as error:
-        errors.print(f"robustlab: {_one_line(error)}", markup=False)
+        errors.print(f"robustlab: {without_password(_one_line(error))}", markup=False)
         return 2
     except InputError as error:
-        errors.print(f"robustlab: {error}", markup=False)
+        errors.print(f"robustlab: {without_password(str(error))}", markup=False)
         return 2
     except (OSError, RuntimeError, MlflowException) as error:
         reason = disk_failure(error)

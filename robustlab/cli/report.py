@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,6 +11,7 @@ from rich.console import Console
 
 from robustlab.cli import options
 from robustlab.cli.app import app
+from robustlab.data.files import user_path
 from robustlab.errors import InputError
 from robustlab.study.artifacts import log_files
 from robustlab.study.conduct import write_results
@@ -47,7 +47,7 @@ def report(
             f"the run {runs[0].info.run_id} has no finished cell; give a study that finished some"
         )
     judgement = judge_studies(studies)
-    folder = Path(out)
+    folder = user_path(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_results(results, folder / "results.csv")

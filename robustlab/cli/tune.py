@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 from types import TracebackType
 from typing import Annotated
 
@@ -14,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from robustlab.cli import options
 from robustlab.cli.app import app
 from robustlab.cli.study import open_dataset
+from robustlab.data.files import user_path
 from robustlab.errors import InputError
 from robustlab.study.parent import check_store
 from robustlab.study.tuning.conduct import TuningProgress, conduct_tuning
@@ -129,7 +129,7 @@ def tune(
         name=given(name),
         device=place,
     )
-    folder = None if options.is_auto(out) else Path(out).expanduser()
+    folder = None if options.is_auto(out) else user_path(out)
     check_store()
     if folder is not None:
         try:

@@ -37,7 +37,7 @@ def load_arrays(paths: Sequence[Path], fingerprint: str) -> tuple[LabelledImages
     for path in paths:
         try:
             arrays = _load(path, fingerprint)
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError):
             continue  # absent, truncated or altered: the source is decoded anew
         if arrays:
             return arrays

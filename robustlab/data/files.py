@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import os
 import tempfile
 import urllib.request
 from collections.abc import Sequence
@@ -15,6 +16,22 @@ from robustlab.files import write_atomically
 
 CHUNK_BYTES = 1 << 20
 TIMEOUT_S = 30
+
+
+def user_path(text: str) -> Path:
+    """A path as the user wrote it, ``~`` included.
+
+    Raises:
+        InputError: it cannot be one: an unknown user's home, or a NUL.
+    """
+    try:
+        path = Path(text).expanduser()
+        os.fsencode(path)
+    except (RuntimeError, ValueError) as error:  # ValueError: what no file name can be encoded from
+        raise InputError(f"{text!r} is no path ({error}); give another") from None
+    if "\0" in text:
+        raise InputError(f"{text!r} is no path (it holds a NUL); give another")
+    return path
 
 
 def read_file(path: Path) -> bytes:

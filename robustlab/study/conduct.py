@@ -24,6 +24,7 @@ from robustlab.study.figure import draw_study, save_figure
 from robustlab.study.parent import parent_run, study_experiment
 from robustlab.study.patience import Patience, PatientClient, few_http_retries
 from robustlab.study.plan import StudyPlan
+from robustlab.study.read_back import SUSPICION_TAG
 from robustlab.study.registry import set_aliases
 from robustlab.study.report import Judgement, judge_studies, read_study, write_report
 from robustlab.study.resume import PLAN_TAG, close_abandoned, forget, own, take_up
@@ -131,6 +132,11 @@ def _sum_up(store: StudyStore, plan: StudyPlan, outcome: StudyOutcome) -> Finish
             for cell, why in outcome.failures.items()
         ]
         store.log_tags(store.parent_run_id, {"robustlab.failures": "; ".join(lines)[:5000]})
+    doubted = [one for one in outcome.results if one.suspicion]
+    if doubted:
+        lines = [f"{one.cell.shown}: {one.suspicion}" for one in doubted]
+        text = f"{len(doubted)} of {len(outcome.results)} cells: " + "; ".join(lines)
+        store.log_tags(store.parent_run_id, {SUSPICION_TAG: text[:5000]})
     figure, report, judgement = "", "", None
     if outcome.results:
         with store.artifacts(store.parent_run_id) as folder:

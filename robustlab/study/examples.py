@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from robustlab.errors import InputError
 from robustlab.shapes import Float
 from robustlab.study.artifacts import read_arrays
 
@@ -57,15 +58,23 @@ def save_examples(
 
 
 def read_examples(path: Path) -> dict[str, Examples]:
-    """The kept images by norm, as ``save_examples`` wrote them; InputError where the file is damaged."""
+    """The kept images by norm, as ``save_examples`` wrote them.
+
+    Raises:
+        InputError: the file is damaged.
+    """
     stored = read_arrays(path)
-    inputs = stored["inputs"].astype(np.float32) / 255
-    return {
-        norm: Examples(
-            stored["test_indices"],
-            inputs,
-            stored[f"{norm}_perturbation"].astype(np.float32) * stored[f"{norm}_scale"].reshape(-1, 1, 1, 1),
-        )
-        for norm in ("l2", "linf")
-        if f"{norm}_perturbation" in stored
-    }
+    try:
+        inputs = stored["inputs"].astype(np.float32) / 255
+        return {
+            norm: Examples(
+                stored["test_indices"],
+                inputs,
+                stored[f"{norm}_perturbation"].astype(np.float32)
+                * stored[f"{norm}_scale"].reshape(-1, 1, 1, 1),
+            )
+            for norm in ("l2", "linf")
+            if f"{norm}_perturbation" in stored
+        }
+    except (KeyError, ValueError, TypeError) as error:
+        raise InputError(f"{path.name} does not hold what a study keeps ({type(error).__name__})") from error

@@ -15,6 +15,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import ErrorCode
 
 from robustlab.errors import InputError
+from robustlab.study.secrets import without_password
 
 PATIENCE_VARIABLE = "ROBUSTLAB_STORE_PATIENCE_S"
 _DEFAULT_PATIENCE_S = 900.0
@@ -78,8 +79,10 @@ class Patience:
                 if waited_s - told_s > 30:
                     told_s = waited_s
                     self._say(
-                        f"the MLflow store {mlflow.get_tracking_uri()} does not answer ({_reason(error)}); "
-                        f"trying again, for {self.limit_s - waited_s:.0f} s at most"
+                        without_password(
+                            f"the MLflow store {mlflow.get_tracking_uri()} does not answer ({_reason(error)}); "
+                            f"trying again, for {self.limit_s - waited_s:.0f} s at most"
+                        )
                     )
                 time.sleep(pause_s)
                 pause_s = min(_MOST_PAUSE_S, 2 * pause_s)

@@ -15,7 +15,7 @@ from robustlab.data import LabelledImages, nested_subsets, subset_digest
 from robustlab.errors import InputError
 from robustlab.shapes import Bool
 from robustlab.study.artifacts import read_arrays
-from robustlab.study.attacking import Attacked, attack_images
+from robustlab.study.attacking import attack_images
 from robustlab.study.cell import Cell, CellResult
 from robustlab.study.checkpoint import (
     CHECKPOINT,
@@ -150,7 +150,13 @@ class Stages:
             self.show(cell, name, done, total, share)
 
         attacked = attack_images(
-            plan.attacks, model, inputs, labels, {"cw": plan.cw, "ifgsm": plan.ifgsm}, show
+            plan.attacks,
+            model,
+            inputs,
+            labels,
+            {"cw": plan.cw, "ifgsm": plan.ifgsm},
+            show,
+            check_images=plan.cross_check,
         )
         arrays: dict[str, np.ndarray] = {
             "test_indices": chosen.numpy(),
@@ -168,7 +174,7 @@ class Stages:
             save_examples(folder, chosen, inputs, attacked.adv_inputs)
         run = store.client.get_run(run_id)
         store.log_metrics(run_id, metrics, model_id=run.data.tags.get(MODEL_TAG))
-        store.log_tags(run_id, _attack_tags(attacked))
+        store.log_tags(run_id, attacked.tags)
         run = store.client.get_run(run_id)
         check_owner(run, self.owner)
         result = result_of(run)
@@ -211,11 +217,3 @@ class _StateKeeper:
         with self._store.artifacts(self._run_id, f"{PROGRESS}/{self._slot}") as folder:
             save_training_state(state(), folder)
         self._last, self._slot = time.monotonic(), 1 - self._slot
-
-
-def _attack_tags(attacked: Attacked) -> dict[str, str]:
-    warnings = {sentence for score in attacked.scores.values() for sentence in score.warnings}
-    tags = dict(attacked.engine)
-    if warnings:
-        tags["robustlab.warning"] = "; ".join(sorted(warnings))
-    return tags

@@ -21,6 +21,7 @@ from robustlab.errors import InputError
 from robustlab.study.artifacts import DIGEST_TAG, digests, fetch_files, local_root, log_folder
 from robustlab.study.cell import Cell
 from robustlab.study.patience import Patience, PatientClient
+from robustlab.study.secrets import without_password
 
 # Tags that say where a run's code came from; children take them over from the parent.
 _ORIGIN_TAGS = ("mlflow.user", "mlflow.source.name", "mlflow.source.type", "mlflow.source.git.commit")
@@ -187,12 +188,12 @@ def _identity(cell: Cell) -> dict[str, str]:
 
 def ui_command() -> str:
     """The one line that opens the MLflow UI on the current store."""
-    uri = mlflow.get_tracking_uri()
+    uri = without_password(mlflow.get_tracking_uri())
     return f"open {uri}" if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
 
 
 def run_page(experiment_id: str, run_id: str) -> str:
     """The run's address in the UI (on the UI's default port where the store is local)."""
-    uri = mlflow.get_tracking_uri()
+    uri = without_password(mlflow.get_tracking_uri())
     root = uri if uri.startswith("http") else "http://127.0.0.1:5000"
     return f"{root}/#/experiments/{experiment_id}/runs/{run_id}"

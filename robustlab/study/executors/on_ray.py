@@ -20,9 +20,9 @@ from mlflow import MlflowClient
 from robustlab.errors import InputError
 from robustlab.study.executors.task import Done, Task, TaskGone
 from robustlab.study.plan import StudyPlan
+from robustlab.study.secrets import without_password
 from robustlab.study.stages import Stages
 from robustlab.study.store import StudyStore
-from robustlab.study.tuning.storage import without_password
 
 # Lost workers and nodes only: an error of the task itself comes back at the first attempt.
 MOST_RETRIES = 5

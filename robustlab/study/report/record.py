@@ -19,7 +19,7 @@ from robustlab.study.cell import Cell, CellResult
 from robustlab.study.examples import FILE_NAME, Examples, read_examples
 from robustlab.study.patience import StoreLost
 from robustlab.study.plan import Variant
-from robustlab.study.read_back import cell_of, cell_runs, result_of
+from robustlab.study.read_back import WARNING_TAG, cell_of, cell_runs, result_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,8 +79,8 @@ def read_study(client: MlflowClient, run: Run) -> StudyRecord:
             cell = cell_of(child)
             if cell not in seen:
                 seen.add(cell)
-                unfinished.append((_name(cell), _why(child)))
-        unfinished += [(_name(cell), "never started") for cell in _planned(run) if cell not in seen]
+                unfinished.append((cell.shown, _why(child)))
+        unfinished += [(cell.shown, "never started") for cell in _planned(run) if cell not in seen]
         dataset, packages = (
             _fetch(client, run, name, Path(folder)) for name in ("dataset.json", "packages.txt")
         )
@@ -92,7 +92,7 @@ def read_study(client: MlflowClient, run: Run) -> StudyRecord:
             tags=dict(run.data.tags),
             cells=sorted(finished, key=lambda cell: cell.result.cell),
             unfinished=unfinished,
-            dataset=json.loads(dataset.read_text()) if dataset else {},
+            dataset=_facts(dataset) if dataset else {},
             packages=packages.read_text().split() if packages else [],
         )
 
@@ -105,9 +105,17 @@ def _read_cell(client: MlflowClient, run: Run, folder: Path) -> CellRecord:
         settings=dict(run.data.params),
         arrays=read_arrays(distances) if distances else {},
         examples=read_examples(examples) if examples else {},
-        warning=run.data.tags.get("robustlab.warning", ""),
+        warning=run.data.tags.get(WARNING_TAG, ""),
         common_correct=None if common is None else int(common),
     )
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path.name} is damaged ({error}); it was truncated or altered") from error
+    return found if isinstance(found, dict) else {}
 
 
 def _fetch(client: MlflowClient, run: Run, path: str, folder: Path) -> Path | None:
@@ -141,7 +149,3 @@ def _planned(run: Run) -> list[Cell]:
 def _why(run: Run) -> str:
     state = {"RUNNING": "still running, or its process is gone", "KILLED": "stopped"}
     return run.data.tags.get("robustlab.failure") or state.get(run.info.status, run.info.status.lower())
-
-
-def _name(cell: Cell) -> str:
-    return f"{cell.dataset} {cell.variant}, {cell.train_size:,} images, seed {cell.seed}"

@@ -20,6 +20,7 @@ from robustlab import __version__
 from robustlab.errors import InputError
 from robustlab.study.artifacts import digests, fetch_files, log_folder
 from robustlab.study.parent import parent_run
+from robustlab.study.secrets import without_password
 from robustlab.study.store import StudyStore, run_page, ui_command
 from robustlab.study.tuning.choice import Choice, choose, evidence, front_choices, front_table
 from robustlab.study.tuning.constants_file import FILE_NAME, ChosenConstants, write_constants
@@ -31,7 +32,6 @@ from robustlab.study.tuning.storage import (
     PRUNED_AFTER,
     bury_dead_trials,
     open_storage,
-    without_password,
 )
 from robustlab.study.tuning.subjects import (
     Subjects,

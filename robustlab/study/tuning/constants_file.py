@@ -15,6 +15,7 @@ from mlflow.exceptions import MlflowException
 from robustlab import __version__
 from robustlab.attacks import IFGSM, CarliniWagnerL2
 from robustlab.attacks.constants import Constants
+from robustlab.data.files import user_path
 from robustlab.errors import InputError
 from robustlab.files import write_atomically
 from robustlab.study.artifacts import fetch_files
@@ -69,7 +70,7 @@ def read_constants(path: Path, origin: str) -> dict[str, ChosenConstants]:
         content = json.loads(path.read_text())
     except OSError as error:
         raise InputError(f"cannot read the constants {origin}: {error.strerror or error}") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InputError(
             f"{origin} is not JSON; give an {FILE_NAME} that `robustlab tune` or a study made"
         ) from None
@@ -121,7 +122,7 @@ def find_constants(
 
 def _from_source(source: str) -> dict[str, ChosenConstants]:
     if not source.startswith(_RUN):
-        path = Path(source).expanduser()
+        path = user_path(source)
         if not path.is_file():
             raise InputError(
                 f"no constants at {source!r}; give default, untuned, an {FILE_NAME} or runs:/<id>[/path]"
@@ -154,16 +155,16 @@ def _read_attack(name: str, entry: object, origin: str) -> ChosenConstants:
         raise InputError(
             f"{origin} has {name} constants that are not known: {', '.join(unknown)} (of another attack or version?)"
         )
-    # JSON writes 4.0 and 4 alike.
-    values = {
-        key: float(value)
-        if kinds[key] is float and isinstance(value, int) and not isinstance(value, bool)
-        else value
-        for key, value in values.items()
-    }
     try:
+        # JSON writes 4.0 and 4 alike.
+        values = {
+            key: float(value)
+            if kinds[key] is float and isinstance(value, int) and not isinstance(value, bool)
+            else value
+            for key, value in values.items()
+        }
         constants = replace(CONSTANTS[name](), **values)
-    except InputError as error:
+    except (InputError, OverflowError) as error:
         raise InputError(f"{origin}: {error}") from None
     evidence = entry.get("evidence")
     return ChosenConstants(constants, origin, evidence if isinstance(evidence, dict) else {})

@@ -20,7 +20,9 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import get_lock_file
 from optuna.trial import FrozenTrial, TrialState
 
+from robustlab.data.files import user_path
 from robustlab.errors import InputError
+from robustlab.study.secrets import without_password
 
 JOURNAL = "tuning.journal"
 # User attributes of a trial.
@@ -62,7 +64,7 @@ def _open(address: str) -> BaseStorage:
     scheme, colon, rest = address.partition("://")
     try:
         if not colon:
-            path = Path(address).expanduser()
+            path = user_path(address)
             path.parent.mkdir(parents=True, exist_ok=True)
             return JournalStorage(_WholeLines(str(path)))
         if scheme not in ("postgresql", "postgres", "postgresql+psycopg"):
@@ -110,13 +112,6 @@ class _WholeLines(JournalFileBackend):
 def _ends_a_line(file: BinaryIO, position: int) -> bool:
     file.seek(position - 1)
     return file.read(1) == b"\n"
-
-
-def without_password(address: str) -> str:
-    """The address as it may be shown and logged."""
-    scheme, colon, rest = address.partition("://")
-    user, at, place = rest.rpartition("@")
-    return f"{scheme}{colon}{user.partition(':')[0]}{at}{place}" if colon else address
 
 
 def bury_dead_trials(study: optuna.Study) -> None:
