@@ -43,15 +43,16 @@ def flush(path: Path) -> None:
 
 def disk_failure(error: BaseException) -> str | None:
     """Why the disk took no more, where that is what an error or its cause comes from: full, read-only, too large."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, OSError) and seen.errno in _DISK_ERRORS:
-            return f"{seen.strerror}: {seen.filename}" if seen.filename else str(seen.strerror)
-        # Writers in C++ and Rust say it in words alone.
-        lines = [line for line in str(seen).splitlines() if any(sign in line.lower() for sign in _DISK_SIGNS)]
-        if lines:
-            return lines[0][:200]
-        seen = seen.__cause__ or seen.__context__
+    chain: list[BaseException] = [error]
+    while (before := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(before)
+    for one in chain:
+        if isinstance(one, OSError) and one.errno in _DISK_ERRORS:
+            return f"{one.strerror}: {one.filename}" if one.filename else str(one.strerror)
+    for one in reversed(chain):  # writers in C++ and Rust say it in words alone
+        for line in str(one).splitlines():
+            if any(sign in line.lower() for sign in _DISK_SIGNS):
+                return line[:200]
     return None
 
 

@@ -105,12 +105,15 @@ def conduct_study(
         with parent_run(earlier_name, tags, _description(plan), earlier_id, patience) as run:
             owner = own(client, run)
             store = StudyStore(run, patience)
-            with Heartbeat(MlflowClient(), store.parent_run_id):
-                close_abandoned(client, experiment_id, store.parent_run_id)
-                _begin(store, plan)
-                claims = Claims(client, experiment_id, owner)
-                outcome = run_study(plan, store, claims, on_progress, make_executor, tell)
-                return _sum_up(store, plan, outcome)
+            try:
+                with Heartbeat(MlflowClient(), store.parent_run_id):
+                    close_abandoned(client, experiment_id, store.parent_run_id)
+                    _begin(store, plan)
+                    claims = Claims(client, experiment_id, owner)
+                    outcome = run_study(plan, store, claims, on_progress, make_executor, tell)
+                    return _sum_up(store, plan, outcome)
+            finally:
+                owner.stop()
 
 
 def _begin(store: StudyStore, plan: StudyPlan) -> None:

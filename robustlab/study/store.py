@@ -18,9 +18,10 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID
 
 from robustlab.errors import InputError
+from robustlab.files import disk_failure
 from robustlab.study.artifacts import DIGEST_TAG, digests, fetch_files, local_root, log_folder
 from robustlab.study.cell import Cell
-from robustlab.study.patience import Patience, PatientClient
+from robustlab.study.patience import Patience, PatientClient, StoreLost
 from robustlab.study.secrets import without_password
 
 # Tags that say where a run's code came from; children take them over from the parent.
@@ -153,10 +154,13 @@ class StudyStore:
         try:
             with self.artifacts(self.parent_run_id) as folder:
                 (folder / "packages.txt").write_text("\n".join(dict.fromkeys(packages)) + "\n")
-        except (OSError, MlflowException) as error:
+        except (OSError, MlflowException, StoreLost) as error:
+            reason = disk_failure(error)
+            if reason is None and isinstance(error, StoreLost):
+                raise
             place = self.client.get_run(self.parent_run_id).info.artifact_uri
             raise InputError(
-                f"cannot write artifacts to {place} ({type(error).__name__}: {str(error).splitlines()[0][:200]}); "
+                f"cannot write artifacts to {place} ({reason or str(error).splitlines()[0][:200]}); "
                 "make it writable or choose another experiment or MLFLOW_TRACKING_URI"
             ) from error
 

@@ -2,7 +2,7 @@
 
     python -m tests.faults.proxy <port of the server>
 
-Prints its own port. Takes lines ``<disturbance> <seconds>`` from its input; after the seconds it passes all again.
+Prints its own port. Takes lines ``<disturbance> <seconds>`` from its input; then it passes all again.
 """
 
 from __future__ import annotations
@@ -51,11 +51,13 @@ class Proxy:
         if mode in ("reset", "refuse", "error"):
             for writer in list(self._open):
                 writer.transport.abort()
-        await asyncio.sleep(seconds)
-        self._mode = _PASS
-        if mode == "refuse":
-            await self.listen()
-        self._passing.set()
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self._mode = _PASS
+            if mode == "refuse":
+                await self.listen()
+            self._passing.set()
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._open.add(writer)
@@ -114,9 +116,9 @@ class ProxyProcess:
         self.port = int(process.stdout.readline())
 
     def disturb(self, disturbance: str, seconds: float) -> None:
-        """Disturb for so long; returns at once."""
+        """Disturb for so long, and end what was before; returns at once."""
         assert self._process.stdin is not None
-        assert disturbance in DISTURBANCES
+        assert disturbance in (*DISTURBANCES, _PASS)
         self._process.stdin.write(f"{disturbance} {seconds}\n")
         self._process.stdin.flush()
 
@@ -142,9 +144,14 @@ async def _serve(to_port: int) -> None:
     print(await proxy.listen(), flush=True)
     lines = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
+    disturbance: asyncio.Task[None] | None = None
     while line := await lines.readline():
         mode, seconds = line.decode().split()
-        await proxy.disturb(mode, float(seconds))
+        if disturbance is not None:
+            disturbance.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await disturbance
+        disturbance = asyncio.create_task(proxy.disturb(mode, float(seconds)))
 
 
 if __name__ == "__main__":

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from mlflow import MlflowClient
 
 from robustlab.cli import main
+from robustlab.study.artifacts import local_root
 from tests.conftest import forget_experiment
 from tests.faults.survival import STUDY
 from tests.study.interrupted import all_runs, check_nothing_is_left_over
@@ -111,7 +111,9 @@ def test_files_that_changed_on_the_disk(store: Path, capsys: pytest.CaptureFixtu
         (study, "attack_constants.json"): ["study", "--constants", f"runs:/{study.info.run_id}"],
     }
     for (run, name), command in readers.items():
-        path = Path(MlflowClient().download_artifacts(run.info.run_id, name))
+        root = local_root(run)
+        assert root is not None
+        path = root / name
         whole = path.read_bytes()
         turned = bytearray(whole)
         turned[len(whole) // 2] ^= 1
