@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 
 import torch
@@ -18,6 +18,18 @@ from robustlab.errors import InputError
 from robustlab.models import build_model
 from robustlab.shapes import Bool, Float, UInt8
 
+# Of a subset of real images: 128 passes over 1,000 of them.
+LEAST_STEPS = 1000
+PRECISIONS = ("auto", "float32", "bf16")
+_RANGES = (
+    ("learning_rate", 0.0, math.inf),
+    ("momentum", 0.0, 0.9999),
+    ("weight_decay", 0.0, 1.0),
+    ("warmup", 0.0, 1.0),
+    ("label_smoothing", 0.0, 0.9),
+    ("least_steps", 0, math.inf),
+)
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -25,7 +37,10 @@ class Recipe:
 
     SGD with Nesterov momentum; the learning rate rises linearly over the first ``warmup`` of the steps and falls to 0
     along a cosine. ``steps`` of None means ``epochs`` passes over whatever the subset holds (more data is also more
-    steps); a number means that many steps at every size (docs/decisions/0002-training-budget.md).
+    steps), but at least ``least_steps``, so that a small subset is fitted too; a number means that many steps at every
+    size (docs/decisions/0002-training-budget.md, 0011-recipes-for-real-images.md). ``precision`` is that of the
+    network's forward and backward pass: weights, optimiser and loss are always float32; "auto" is bf16 on CUDA and
+    float32 on the CPU (docs/decisions/0010-precision-of-training.md).
     """
 
     epochs: int
@@ -35,33 +50,57 @@ class Recipe:
     weight_decay: float = 5e-4
     warmup: float = 0.2
     label_smoothing: float = 0.0
+    least_steps: int = 0
     steps: int | None = None
+    precision: str = "auto"
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size") + (("steps",) if self.steps is not None else ()):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name, low, high in _RANGES:
+            if not low <= getattr(self, name) <= high:
+                raise InputError(f"{name} must be from {low:g} to {high:g}, not {getattr(self, name)}")
+        if self.learning_rate == 0:
+            raise InputError("learning_rate must be above 0")
+        if self.precision not in PRECISIONS:
+            raise InputError(f"unknown precision {self.precision!r}; choose from {', '.join(PRECISIONS)}")
 
     def steps_for(self, train_size: int) -> int:
         """Optimiser steps that a subset of ``train_size`` images gets."""
-        return self.steps if self.steps is not None else self.epochs * math.ceil(train_size / self.batch_size)
+        if self.steps is not None:
+            return self.steps
+        return max(self.least_steps, self.epochs * math.ceil(train_size / self.batch_size))
 
     def with_equal_steps(self, largest_size: int) -> Recipe:
         """The same recipe with the steps of the largest subset for every size."""
         return replace(self, steps=replace(self, steps=None).steps_for(largest_size))
 
+    def low_precision(self, device: torch.device) -> bool:
+        """Whether the network runs in bf16 on that device."""
+        return self.precision == "bf16" or (self.precision == "auto" and device.type == "cuda")
+
+
+# The budget has options of its own; everything else of a recipe can be given by name.
+RECIPE_OPTIONS = tuple(field.name for field in fields(Recipe) if field.name not in ("epochs", "steps"))
+
 
 def default_recipe(model: str, image_side: int) -> Recipe:
-    """The recipe of an architecture; images under 16 pixels (the digits, whose sets are small) take small batches."""
-    if image_side < 16:
+    """The recipe for images of that side [pixels] (docs/decisions/0011-recipes-for-real-images.md)."""
+    if image_side < 16:  # the digits, whose sets are small
         return Recipe(
             epochs=30, batch_size=32, learning_rate=0.05 if model in ("resnet", "densenet") else 0.02
         )
+    if model in ("resnet", "densenet"):
+        return Recipe(epochs=40, learning_rate=0.1)
+    if image_side >= 64:
+        return Recipe(epochs=20, learning_rate=0.01, least_steps=LEAST_STEPS)
+    easy = image_side < 32  # MNIST
     return {
-        "perceptron": Recipe(epochs=20, learning_rate=0.02),
-        "simple_cnn": Recipe(epochs=20, learning_rate=0.02 if image_side < 64 else 0.01),
-        "resnet": Recipe(epochs=40, learning_rate=0.1),
-        "densenet": Recipe(epochs=40, learning_rate=0.1),
+        "perceptron": Recipe(
+            epochs=15 if easy else 12, learning_rate=0.1 if easy else 0.02, least_steps=LEAST_STEPS
+        ),
+        "simple_cnn": Recipe(epochs=8 if easy else 10, learning_rate=0.02, least_steps=LEAST_STEPS),
     }[model]
 
 
@@ -132,9 +171,8 @@ def train(
 ) -> TrainingResult:
     """Train ``model`` in place and leave it in evaluation mode.
 
-    The same seed, machine and versions give bit-identical weights on the CPU. On CUDA the network's convolutions
-    and matrix products run in bf16 (autocast), weights and optimiser stay in float32
-    (docs/decisions/0008-precision-on-cuda.md).
+    The same seed, machine and versions give bit-identical weights on the CPU, in either precision. In bf16 the
+    network's convolutions and matrix products are rounded (autocast), weights, optimiser and loss stay in float32.
 
     Args:
         model: on the subset's device; takes (B, C, H, W) in [0, 1], returns logits (B, N).
@@ -148,6 +186,7 @@ def train(
         TrainingDiverged: the mean loss of an epoch is not finite, or a weight or buffer is not at the end.
     """
     count, device = len(subset.labels), subset.images.device
+    low_precision = recipe.low_precision(device)
     batches_per_epoch = math.ceil(count / recipe.batch_size)
     total_steps = recipe.steps_for(count)
     epochs = math.ceil(total_steps / batches_per_epoch)
@@ -185,7 +224,7 @@ def train(
                 inputs = to_inputs(augmentation.move(images, augmentation_generator))
                 inputs = augmentation.turn(inputs, augmentation_generator)
             inputs = inputs.contiguous(memory_format=torch.channels_last)
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=low_precision):
                 logits = model(inputs)
             loss = functional.cross_entropy(
                 logits.float(), subset.labels[batch], label_smoothing=recipe.label_smoothing
