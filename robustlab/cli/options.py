@@ -12,12 +12,11 @@ import typer
 
 from robustlab.attacks import IFGSM, CarliniWagnerL2
 from robustlab.attacks.constants import Constants
+from robustlab.cli.auto import AUTO, is_auto
 from robustlab.data import DATASET_NAMES
 from robustlab.errors import InputError
 from robustlab.models import MODEL_NAMES
 from robustlab.study.tuning.constants_file import CONSTANTS, ChosenConstants, find_constants
-
-AUTO = "auto"
 
 C = TypeVar("C", bound=Constants)
 T = TypeVar("T")
@@ -121,11 +120,6 @@ GpusPerCell = Annotated[
     typer.Option(help="GPUs that a cell reserves on Ray; 0.25 puts four on one, 0 uses the CPU alone."),
 ]
 CpusPerCell = Annotated[float, typer.Option(help="CPU cores that a cell reserves on Ray.")]
-
-
-def is_auto(text: str) -> bool:
-    """Whether the user left the choice to us (MLflow hands over an empty text where a parameter is empty)."""
-    return text.strip().lower() in ("", AUTO)
 
 
 def parse_list(option: str, text: str, convert: Callable[[str], T]) -> list[T]:

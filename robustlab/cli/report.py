@@ -11,7 +11,6 @@ from mlflow import MlflowClient
 from rich.console import Console
 
 from robustlab.cli import options
-from robustlab.cli.app import app
 from robustlab.errors import InputError
 from robustlab.study.conduct import write_results
 from robustlab.study.figure import draw_study, save_figure
@@ -21,7 +20,6 @@ from robustlab.study.store import check_store
 from robustlab.study.tables import results_table, verdicts_table
 
 
-@app.command()
 def report(
     study: Annotated[
         list[str] | None,

@@ -10,7 +10,6 @@ from rich.console import Console
 
 from robustlab.attacks import IFGSM, CarliniWagnerL2
 from robustlab.cli import options
-from robustlab.cli.app import app
 from robustlab.cli.progress import StudyDisplay, data_progress
 from robustlab.data import DataSet, data_directory, load_dataset
 from robustlab.errors import InputError
@@ -23,7 +22,6 @@ from robustlab.study.store import check_store
 from robustlab.study.tables import results_table, verdicts_table
 
 
-@app.command()
 def study(
     dataset: options.Dataset = "digits",
     models: options.Models = options.AUTO,
@@ -68,7 +66,6 @@ def study(
     return _conduct(plan, "study", console, fresh, make_executor)
 
 
-@app.command()
 def train(
     dataset: options.Dataset = "digits",
     models: options.Models = "simple_cnn",

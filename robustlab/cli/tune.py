@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from robustlab.cli import options
-from robustlab.cli.app import app
 from robustlab.cli.study import open_dataset
 from robustlab.errors import InputError
 from robustlab.study.store import check_store
@@ -22,7 +21,6 @@ from robustlab.study.tuning.plan import plan_tuning
 from robustlab.study.tuning.tables import changed_constants, comparison_table
 
 
-@app.command()
 def tune(
     dataset: options.Dataset = "digits",
     model: Annotated[
