@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 
 import torch
@@ -18,6 +18,15 @@ from robustlab.errors import InputError
 from robustlab.models import build_model
 from robustlab.shapes import Bool, Float, UInt8
 
+PRECISIONS = ("auto", "float32", "bf16")
+_RANGES = (
+    ("learning_rate", 0.0, math.inf),
+    ("momentum", 0.0, 0.9999),
+    ("weight_decay", 0.0, 1.0),
+    ("warmup", 0.0, 1.0),
+    ("label_smoothing", 0.0, 0.9),
+)
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -25,7 +34,9 @@ class Recipe:
 
     SGD with Nesterov momentum; the learning rate rises linearly over the first ``warmup`` of the steps and falls to 0
     along a cosine. ``steps`` of None means ``epochs`` passes over whatever the subset holds (more data is also more
-    steps); a number means that many steps at every size (docs/decisions/0002-training-budget.md).
+    steps); a number means that many steps at every size (docs/decisions/0002-training-budget.md). ``precision`` is
+    that of the network's forward and backward pass: weights, optimiser and loss are always float32; "auto" is bf16 on
+    CUDA and float32 on the CPU (docs/decisions/0010-precision-of-training.md).
     """
 
     epochs: int
@@ -36,11 +47,19 @@ class Recipe:
     warmup: float = 0.2
     label_smoothing: float = 0.0
     steps: int | None = None
+    precision: str = "auto"
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size") + (("steps",) if self.steps is not None else ()):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name, low, high in _RANGES:
+            if not low <= getattr(self, name) <= high:
+                raise InputError(f"{name} must be from {low:g} to {high:g}, not {getattr(self, name)}")
+        if self.learning_rate == 0:
+            raise InputError("learning_rate must be above 0")
+        if self.precision not in PRECISIONS:
+            raise InputError(f"unknown precision {self.precision!r}; choose from {', '.join(PRECISIONS)}")
 
     def steps_for(self, train_size: int) -> int:
         """Optimiser steps that a subset of ``train_size`` images gets."""
@@ -49,6 +68,14 @@ class Recipe:
     def with_equal_steps(self, largest_size: int) -> Recipe:
         """The same recipe with the steps of the largest subset for every size."""
         return replace(self, steps=replace(self, steps=None).steps_for(largest_size))
+
+    def low_precision(self, device: torch.device) -> bool:
+        """Whether the network runs in bf16 on that device."""
+        return self.precision == "bf16" or (self.precision == "auto" and device.type == "cuda")
+
+
+# The budget has options of its own; everything else of a recipe can be given by name.
+RECIPE_OPTIONS = tuple(field.name for field in fields(Recipe) if field.name not in ("epochs", "steps"))
 
 
 def default_recipe(model: str, image_side: int) -> Recipe:
@@ -132,9 +159,8 @@ def train(
 ) -> TrainingResult:
     """Train ``model`` in place and leave it in evaluation mode.
 
-    The same seed, machine and versions give bit-identical weights on the CPU. On CUDA the network's convolutions
-    and matrix products run in bf16 (autocast), weights and optimiser stay in float32
-    (docs/decisions/0008-precision-on-cuda.md).
+    The same seed, machine and versions give bit-identical weights on the CPU, in either precision. In bf16 the
+    network's convolutions and matrix products are rounded (autocast), weights, optimiser and loss stay in float32.
 
     Args:
         model: on the subset's device; takes (B, C, H, W) in [0, 1], returns logits (B, N).
@@ -148,6 +174,7 @@ def train(
         TrainingDiverged: the mean loss of an epoch is not finite.
     """
     count, device = len(subset.labels), subset.images.device
+    low_precision = recipe.low_precision(device)
     batches_per_epoch = math.ceil(count / recipe.batch_size)
     total_steps = recipe.steps_for(count)
     epochs = math.ceil(total_steps / batches_per_epoch)
@@ -185,7 +212,7 @@ def train(
                 inputs = to_inputs(augmentation.move(images, augmentation_generator))
                 inputs = augmentation.turn(inputs, augmentation_generator)
             inputs = inputs.contiguous(memory_format=torch.channels_last)
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=low_precision):
                 logits = model(inputs)
             loss = functional.cross_entropy(
                 logits.float(), subset.labels[batch], label_smoothing=recipe.label_smoothing

@@ -55,6 +55,22 @@ def test_same_seed_gives_bit_identical_weights(digits: DataSet, augmentation: Au
     assert not torch.equal(first, weights_after_training(digits, 4, augmentation))
 
 
+def test_bf16_rounds_the_network_and_nothing_else(digits: DataSet) -> None:
+    """Same seed: the same bits again, float32 weights, other ones than float32's; auto is float32 on the CPU."""
+
+    def weights(precision: str) -> torch.Tensor:
+        subset = subset_of(digits, 100)
+        model = initial_model("simple_cnn", digits, subset, 3)
+        train(model, subset, Recipe(epochs=2, batch_size=32, precision=precision), seed=3)
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+        return torch.cat([parameter.flatten() for parameter in model.parameters()])
+
+    rounded = weights("bf16")
+    assert torch.equal(rounded, weights("bf16"))
+    assert not torch.equal(rounded, weights("float32"))
+    assert torch.equal(weights("auto"), weights("float32"))
+
+
 def test_a_resumed_training_ends_with_the_same_bits(digits: DataSet, tmp_path: Path) -> None:
     """From the state after any epoch, read back from its file: weights, losses and steps of the undisturbed one."""
     subset, recipe = subset_of(digits, 100), Recipe(epochs=3, batch_size=32)
@@ -180,6 +196,18 @@ def test_bad_recipes_are_refused() -> None:
     for fields in ({"epochs": 0}, {"epochs": 1, "batch_size": 0}, {"epochs": 1, "steps": 0}):
         with pytest.raises(InputError, match="must be at least 1"):
             Recipe(**fields)
+    for name, value in {
+        "momentum": 1.0,
+        "weight_decay": -1e-4,
+        "warmup": 1.5,
+        "label_smoothing": 1.0,
+    }.items():
+        with pytest.raises(InputError, match=f"{name} must be from 0 to"):
+            Recipe(epochs=1, **{name: value})  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="learning_rate must be above 0"):
+        Recipe(epochs=1, learning_rate=0.0)
+    with pytest.raises(InputError, match="unknown precision 'half'; choose from auto, float32, bf16"):
+        Recipe(epochs=1, precision="half")
 
 
 def test_accuracy_counts_every_image_once() -> None:

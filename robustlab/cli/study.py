@@ -31,6 +31,7 @@ def study(
     attack_images: options.AttackImages = 100,
     train_budget: options.TrainBudget = "epochs",
     epochs: options.Epochs = options.AUTO,
+    recipe: options.RecipeChanges = options.AUTO,
     constants: options.AttackConstants = "default",
     cw: options.CW = options.AUTO,
     ifgsm: options.Ifgsm = options.AUTO,
@@ -58,6 +59,7 @@ def study(
         attack_images=attack_images,
         train_budget=train_budget,
         epochs=options.parse_int("epochs", epochs),
+        recipe=options.parse_recipe(recipe),
         cw=cast(CarliniWagnerL2, chosen["cw"].constants),
         ifgsm=cast(IFGSM, chosen["ifgsm"].constants),
         constants_origin={name: one.origin for name, one in chosen.items()},
@@ -73,6 +75,7 @@ def train(
     seeds: options.Seeds = "0",
     train_budget: options.TrainBudget = "epochs",
     epochs: options.Epochs = options.AUTO,
+    recipe: options.RecipeChanges = options.AUTO,
     data_dir: options.DataDir = options.AUTO,
     download: options.Download = True,
     device: options.Device = options.AUTO,
@@ -89,6 +92,7 @@ def train(
         attacks=(),
         train_budget=train_budget,
         epochs=options.parse_int("epochs", epochs),
+        recipe=options.parse_recipe(recipe),
         device=options.parse_device(device),
     )
     return _conduct(plan, "train", console, fresh)

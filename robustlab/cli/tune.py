@@ -69,6 +69,7 @@ def tune(
     seed: Annotated[int, typer.Option(help="Seed of the search; one worker repeats it exactly.")] = 0,
     train_seed: Annotated[int, typer.Option(help="Seed of the tuned models' subsets and training.")] = 0,
     epochs: options.Epochs = options.AUTO,
+    recipe: options.RecipeChanges = options.AUTO,
     study: Annotated[
         str, typer.Option(help="Run id of a study whose models are taken; auto: models are trained here.")
     ] = options.AUTO,
@@ -111,6 +112,7 @@ def tune(
         sizes=options.parse_list("sizes", sizes, int),
         train_seed=train_seed,
         epochs=options.parse_int("epochs", epochs),
+        recipe=options.parse_recipe(recipe),
         models_from=given(study),
         images=images,
         batch_size=batch_size,

@@ -13,6 +13,7 @@ from robustlab.errors import InputError
 from robustlab.models import build_model
 from robustlab.training import TrainingState
 
+CHECKPOINT = "checkpoint"  # the folder among a run's artifacts
 WEIGHTS_FILE = "model.safetensors"
 DESCRIPTION_FILE = "model.json"
 STATE_FILE = "training.safetensors"

@@ -6,7 +6,7 @@ import csv
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -80,6 +80,7 @@ def conduct_study(
         client = PatientClient(patience)
         experiment_id = study_experiment()
         if fresh:
+            plan = replace(plan, reuse_models=False)
             forget(client, experiment_id, plan, kind)
         earlier = take_up(client, experiment_id, plan.digest(kind))
         models = ",".join(map(str, plan.variants))

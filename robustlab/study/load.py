@@ -19,10 +19,9 @@ from torch import nn
 
 from robustlab.errors import InputError
 from robustlab.models.normalize import Normalize
-from robustlab.study.checkpoint import DESCRIPTION_FILE, load_checkpoint
+from robustlab.study.checkpoint import CHECKPOINT, DESCRIPTION_FILE, load_checkpoint
 from robustlab.study.model_log import load_logged_model
 
-CHECKPOINT = "checkpoint"
 LIBRARIES = ("torchvision", "timm")
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 

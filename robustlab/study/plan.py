@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import torch
 
@@ -58,7 +59,10 @@ class Variant:
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """A grid (variants x sizes x seeds) on one data set, with all that decides its results."""
+    """A grid (variants x sizes x seeds) on one data set, with all that decides its results.
+
+    ``reuse_models``: take a model that an earlier study trained exactly so instead of training it again.
+    """
 
     dataset: DataSet
     variants: tuple[Variant, ...]
@@ -71,6 +75,7 @@ class StudyPlan:
     ifgsm: IFGSM
     device: torch.device
     constants_origin: Mapping[str, str] = field(default_factory=dict)
+    reuse_models: bool = True
 
     def cells(self, variant: Variant, seed: int) -> list[Cell]:
         """The cells of one curve, smallest size first."""
@@ -98,17 +103,27 @@ class StudyPlan:
         curves = sorted(self.curve_digest(variant, seed) for variant, seed in self.curves())
         return hashlib.sha256(" ".join([kind, *curves]).encode()).hexdigest()[:16]
 
-    def settings(self, variant: Variant) -> dict[str, object]:
-        """Everything beside the cell that changes its results, flat, as logged and hashed."""
+    def training_digest(self, cell: Cell, subset_digest: str) -> str:
+        """The digest of a cell's training alone: what it is attacked with and beside which sizes does not matter."""
+        settings = self._training_settings(Variant(cell.model, cell.augmented))
+        return cell.digest({**settings, "subset_digest": subset_digest})
+
+    def _training_settings(self, variant: Variant) -> dict[str, object]:
         augmentation = variant.augmentation(self.dataset)
         return {
             "dataset_digest": self.dataset.digest,
+            "augmentation": "none" if augmentation is None else _enabled(augmentation),
+            **{f"recipe.{name}": value for name, value in asdict(self.recipes[variant.model]).items()},
+        }
+
+    def settings(self, variant: Variant) -> dict[str, object]:
+        """Everything beside the cell that changes its results, flat, as logged and hashed."""
+        return {
+            **self._training_settings(variant),
             "tuning_images": len(self.dataset.tuning),  # these test images are held out
             "grid.sizes": ",".join(map(str, self.sizes)),
-            "augmentation": "none" if augmentation is None else _enabled(augmentation),
             "attacks": ",".join(self.attacks),
             "attack_images": self.attack_images,
-            **{f"recipe.{name}": value for name, value in asdict(self.recipes[variant.model]).items()},
             **{f"cw.{name}": value for name, value in asdict(self.cw).items() if "cw" in self.attacks},
             **{
                 f"ifgsm.{name}": value
@@ -128,6 +143,7 @@ def plan_study(
     attack_images: int = 100,
     train_budget: str = "epochs",
     epochs: int | None = None,
+    recipe: Mapping[str, Any] | None = None,
     cw: CarliniWagnerL2 | None = None,
     ifgsm: IFGSM | None = None,
     constants_origin: Mapping[str, str] | None = None,
@@ -142,7 +158,7 @@ def plan_study(
         attack_images: attack at most that many of the common-correct images per curve; 0 means all.
         train_budget: ``epochs`` (every size sees its images equally often) or ``steps`` (every size gets the
             optimiser steps of the largest).
-        epochs: instead of the recipes' own.
+        epochs: instead of the recipes' own; recipe: other fields of every model's recipe (``RECIPE_OPTIONS``).
         constants_origin: by attack, where its constants were taken from; told, never part of a cell's digest.
 
     Raises:
@@ -168,10 +184,8 @@ def plan_study(
     for variant in variants:
         with torch.device("meta"):  # raises for an image that is too small, without building anything
             build_model(variant.model, dataset.image_shape, dataset.num_classes)
-        recipe = default_recipe(variant.model, min(dataset.image_shape[1:]))
-        if epochs is not None:
-            recipe = replace(recipe, epochs=epochs)
-        recipes[variant.model] = recipe.with_equal_steps(sizes[-1]) if train_budget == "steps" else recipe
+        chosen = recipe_of(variant, dataset, epochs, recipe or {})
+        recipes[variant.model] = chosen.with_equal_steps(sizes[-1]) if train_budget == "steps" else chosen
     return StudyPlan(
         dataset,
         variants,
@@ -185,6 +199,14 @@ def plan_study(
         device or default_device(),
         dict(constants_origin or {}),
     )
+
+
+def recipe_of(variant: Variant, dataset: DataSet, epochs: int | None, changes: Mapping[str, Any]) -> Recipe:
+    """The variant's own recipe for images of that side, with other epochs and fields where they are given."""
+    recipe = default_recipe(variant.model, min(dataset.image_shape[1:]))
+    if epochs is not None:
+        recipe = replace(recipe, epochs=epochs)
+    return replace(recipe, **changes)
 
 
 def default_device() -> torch.device:

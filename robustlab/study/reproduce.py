@@ -18,12 +18,11 @@ from robustlab.data import DataSet, LabelledImages, nested_subsets
 from robustlab.errors import InputError
 from robustlab.study.attacking import NORMS, attack_images
 from robustlab.study.cell import Cell
-from robustlab.study.checkpoint import load_checkpoint
+from robustlab.study.checkpoint import CHECKPOINT, load_checkpoint
 from robustlab.study.lineage import FILE_NAME as LINEAGE_FILE
 from robustlab.study.lineage import lineage
 from robustlab.study.plan import Variant
 from robustlab.study.read_back import cell_of
-from robustlab.study.stages import CHECKPOINT
 from robustlab.study.store import StudyStore
 from robustlab.training import Recipe, initial_model, to_inputs, train
 

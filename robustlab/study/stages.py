@@ -17,6 +17,7 @@ from robustlab.shapes import Bool
 from robustlab.study.attacking import Attacked, attack_images
 from robustlab.study.cell import Cell, CellResult
 from robustlab.study.checkpoint import (
+    CHECKPOINT,
     load_checkpoint,
     load_training_state,
     save_checkpoint,
@@ -30,10 +31,11 @@ from robustlab.study.model_log import ModelLog
 from robustlab.study.plan import StudyPlan, Variant
 from robustlab.study.read_back import result_of
 from robustlab.study.registry import MODEL_TAG, register_model
+from robustlab.study.reuse import TRAINED_IN_TAG, TRAINING_TAG, earlier_training
 from robustlab.study.store import StudyStore, TrainingSubset
 from robustlab.training import TrainingState, correctly_classified, initial_model, to_inputs, train
 
-CHECKPOINT, CORRECT_FILE, PROGRESS = "checkpoint", "correct.npz", "progress"
+CORRECT_FILE, PROGRESS = "correct.npz", "progress"
 # A training keeps its state after the first epoch that ends this long after the last time.
 KEEP_STATE_S = 60.0
 
@@ -78,17 +80,22 @@ class Stages:
             cell.dataset, subset_digest(plan.dataset.digest, indices), f"robustlab:{cell.dataset}"
         )
         store.describe_cell(run_id, cell, plan.settings(variant), identity)
-        model = initial_model(cell.model, dataset, subset, cell.seed).to(plan.device)
-        training = train(
-            model,
-            subset,
-            plan.recipes[cell.model],
-            seed=cell.seed,
-            augmentation=variant.augmentation(dataset),
-            on_epoch=lambda done, total, _: self.show(cell, "training", done, total, done / total),
-            on_state=_StateKeeper(store, run_id),
-            resume=self._state(run_id),
-        )
+        training_digest = plan.training_digest(cell, identity.digest)
+        earlier = earlier_training(store, training_digest) if plan.reuse_models else None
+        if earlier is not None:
+            model, training = earlier.model.to(plan.device), earlier.training
+        else:
+            model = initial_model(cell.model, dataset, subset, cell.seed).to(plan.device)
+            training = train(
+                model,
+                subset,
+                plan.recipes[cell.model],
+                seed=cell.seed,
+                augmentation=variant.augmentation(dataset),
+                on_epoch=lambda done, total, _: self.show(cell, "training", done, total, done / total),
+                on_state=_StateKeeper(store, run_id),
+                resume=self._state(run_id),
+            )
         train_accuracy = correctly_classified(model, subset).double().mean().item()
         correct = correctly_classified(model, dataset.test).cpu()
         test_accuracy = correct.double().mean().item()
@@ -100,7 +107,8 @@ class Stages:
             )
             np.savez_compressed(folder / "train_indices.npz", train_indices=indices.numpy())
             np.savez_compressed(folder / CORRECT_FILE, correct=correct.numpy())
-            (folder / LINEAGE_FILE).write_text(json.dumps(lineage(plan.device), indent=2) + "\n")
+            made_with = lineage(plan.device) if earlier is None else earlier.lineage
+            (folder / LINEAGE_FILE).write_text(json.dumps(made_with, indent=2) + "\n")
         tags = {
             "dataset": cell.dataset,
             "model": cell.variant,
@@ -120,7 +128,10 @@ class Stages:
             "train_steps": training.steps,
         }
         store.log_metrics(run_id, metrics, model_id=model_id)
-        store.log_tags(run_id, {MODEL_TAG: model_id, "robustlab.weights_sha256": digest, STAGE_TAG: TRAINED})
+        done = {MODEL_TAG: model_id, "robustlab.weights_sha256": digest, TRAINING_TAG: training_digest}
+        if earlier is not None:
+            done[TRAINED_IN_TAG] = earlier.run_id
+        store.log_tags(run_id, {**done, STAGE_TAG: TRAINED})
         store.delete_artifacts(run_id, PROGRESS)
         return correct
 

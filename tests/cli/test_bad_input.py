@@ -49,6 +49,8 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["study", "--seeds", "a"], "whole number"),
         (["study", "--seeds", "-1"], "seeds"),
         (["study", "--epochs", "many"], "--epochs"),
+        (["study", "--recipe", "batch_size=many"], "--recipe has batch_size='many'"),
+        (["study", "--recipe", "precision=half"], "unknown precision 'half'"),
         (["study", "--epochs", "0"], "epochs must be at least 1"),
         (["study", "--train-budget", "hours"], "unknown train budget"),
         (["study", "--attack-images", "-3"], "attack_images"),

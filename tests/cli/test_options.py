@@ -9,6 +9,7 @@ import pytest
 
 from robustlab.attacks import IFGSM, CarliniWagnerL2
 from robustlab.cli import main, options
+from robustlab.errors import InputError
 from robustlab.study.tuning.constants_file import ChosenConstants, write_constants
 
 
@@ -31,6 +32,19 @@ def test_constants_are_set_by_name() -> None:
     """Each value gets its field's type, the others keep their defaults."""
     constants = options.parse_constants("ifgsm", "steps=7", IFGSM)
     assert constants == IFGSM(steps=7)
+
+
+def test_recipes_are_set_by_name() -> None:
+    """Everything but the budget, which has options of its own."""
+    assert options.parse_recipe("auto") == {}
+    assert options.parse_recipe("learning_rate=0.1, precision=bf16") == {
+        "learning_rate": 0.1,
+        "precision": "bf16",
+    }
+    with pytest.raises(
+        InputError, match="--recipe has 'epochs=3'; write name=value with a name of batch_size"
+    ):
+        options.parse_recipe("epochs=3")
 
 
 def test_constants_of_a_file_then_single_ones(tmp_path: Path) -> None:

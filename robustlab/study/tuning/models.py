@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 from torch import nn
 
 from robustlab.errors import InputError
-from robustlab.study.checkpoint import load_checkpoint
+from robustlab.study.checkpoint import CHECKPOINT, load_checkpoint
 from robustlab.study.plan import Variant
 from robustlab.study.read_back import find_study
 from robustlab.study.tuning.plan import TuningPlan
@@ -69,7 +69,7 @@ def _of_variant(plan: TuningPlan, variant: Variant, cells: Sequence[Run]) -> dic
                 )
             try:
                 place = mlflow.artifacts.download_artifacts(
-                    run_id=cell.info.run_id, artifact_path="checkpoint", dst_path=f"{folder}/{size}"
+                    run_id=cell.info.run_id, artifact_path=CHECKPOINT, dst_path=f"{folder}/{size}"
                 )
             except (MlflowException, OSError) as error:
                 reason = str(error).splitlines()[0][:200]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
 
@@ -13,12 +14,12 @@ from robustlab.attacks.constants import Constants
 from robustlab.data import DataSet, check_sizes
 from robustlab.errors import InputError
 from robustlab.models import build_model
-from robustlab.study.plan import Variant, default_device
+from robustlab.study.plan import Variant, default_device, recipe_of
 from robustlab.study.tuning.constants_file import CONSTANTS
 from robustlab.study.tuning.reference import Reference
 from robustlab.study.tuning.space import Dimension, search_space
 from robustlab.study.tuning.storage import default_storage
-from robustlab.training import Recipe, default_recipe
+from robustlab.training import Recipe
 
 MODES = ("cheapest", "pareto")
 SAMPLERS = ("tpe", "nsga2")
@@ -97,6 +98,7 @@ def plan_tuning(
     sizes: Sequence[int] = (),
     train_seed: int = 0,
     epochs: int | None = None,
+    recipe: Mapping[str, Any] | None = None,
     models_from: str | None = None,
     images: int = 50,
     batch_size: int = 10,
@@ -117,6 +119,7 @@ def plan_tuning(
         models: variants as the user writes them, ``resnet`` or ``resnet+aug``; the tolerance holds for each.
         mode: ``cheapest`` (within ``tolerance`` of the reference) or ``pareto`` (distance against propagations).
         sizes: training sizes, at least three; empty: the smallest, middle and largest of the data set's grid.
+        epochs, recipe: as ``plan_study`` takes them.
         models_from: a study's run, whose models of those sizes are taken instead of trained.
         images: at most so many of the slice; 0: all.
         batch_size: images per step at which the pruner may end a trial.
@@ -153,8 +156,7 @@ def plan_tuning(
     for variant in variants:
         with torch.device("meta"):
             build_model(variant.model, dataset.image_shape, dataset.num_classes)
-        recipe = default_recipe(variant.model, min(dataset.image_shape[1:]))
-        recipes[variant.model] = recipe if epochs is None else replace(recipe, epochs=epochs)
+        recipes[variant.model] = recipe_of(variant, dataset, epochs, recipe or {})
     plan = TuningPlan(
         dataset,
         variants,
