@@ -12,7 +12,8 @@ import typer
 
 from robustlab.attacks import IFGSM, CarliniWagnerL2
 from robustlab.attacks.constants import Constants
-from robustlab.cli.auto import AUTO, is_auto
+from robustlab.cli.auto import AUTO as AUTO
+from robustlab.cli.auto import is_auto as is_auto
 from robustlab.data import DATASET_NAMES
 from robustlab.errors import InputError
 from robustlab.models import MODEL_NAMES

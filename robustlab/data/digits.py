@@ -33,7 +33,7 @@ def load_digits() -> DataSet:
 
 
 def _rows() -> np.ndarray:
-    """(1797, 65) float64: 64 shades from 0 to 16, then the class; from scikit-learn's file, without its second of imports."""
+    """(1797, 65) float64: 64 shades from 0 to 16, then the class; read without scikit-learn's second of imports."""
     try:
         place = distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
     except PackageNotFoundError:
