@@ -22,6 +22,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_I
 
 from robustlab.errors import InputError
 from robustlab.study.cell import Cell
+from robustlab.study.first_use import one_at_a_time
 from robustlab.study.patience import Patience, PatientClient
 
 DEFAULT_EXPERIMENT = "robustlab"
@@ -56,7 +57,8 @@ def check_store() -> None:
             )
     with _short_patience():
         try:
-            MlflowClient().search_experiments(max_results=1)
+            with one_at_a_time(uri):
+                MlflowClient().search_experiments(max_results=1)
         except Exception as error:  # each kind of store has exceptions of its own
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise InputError(
