@@ -14,18 +14,14 @@ from functools import lru_cache
 from typing import Any
 
 import mlflow
-import torch
-from mlflow import MlflowClient
 
 from robustlab.errors import InputError
 from robustlab.study.executors.task import Done, Task, TaskGone
+from robustlab.study.executors.worker import MOST_RETRIES, open_stages
 from robustlab.study.plan import StudyPlan
 from robustlab.study.stages import Stages
-from robustlab.study.store import StudyStore
 from robustlab.study.tuning.storage import without_password
 
-# Lost workers and nodes only: an error of the task itself comes back at the first attempt.
-MOST_RETRIES = 5
 _WAIT_S = 1.0
 _CONNECT_S = 20
 # What a worker needs of the driver's environment: where the store is, who asks, how patiently.
@@ -202,15 +198,4 @@ class _Key:
 
 @lru_cache(maxsize=1)
 def _stages(key: _Key, study: str, owner: str, device: str, store_uri: str) -> Stages:
-    from robustlab.study.conduct import use_cpu_threads
-
-    mlflow.set_tracking_uri(store_uri)
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    plan = replace(key.plan, device=torch.device(device))
-    use_cpu_threads(plan)
-    store = StudyStore(MlflowClient().get_run(study))
-    mlflow.set_experiment(
-        experiment_id=store.experiment_id
-    )  # MLflow files logged models under the active one
-    return key.kind(plan, store, owner)
+    return open_stages(key.plan, key.kind, study, owner, device, store_uri)
