@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from benchmarks.machine import cpu_model
 from robustlab.attacks.constants import Constants
+from robustlab.cli.options import parse_recipe
 from robustlab.data import DataSet, load_dataset
 from robustlab.robustness import common_correct
 from robustlab.study.attacking import ATTACKS, chosen_images
@@ -57,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         models=options.models.split(","),
         sizes=_integers(options.sizes),
         epochs=options.epochs,
+        recipe=parse_recipe(options.recipe),
         images=options.images,
         batch_size=options.batch_size,
         trials=options.trials,
@@ -220,6 +222,7 @@ def _parser() -> argparse.ArgumentParser:
         "--held-out-models", default="", help="other architectures to compare on (those of --models)"
     )
     parser.add_argument("--epochs", type=int, default=None)
+    parser.add_argument("--recipe", default="auto", help="as robustlab tune takes it")
     parser.add_argument("--images", type=int, default=40, help="tuning images")
     parser.add_argument("--held-out", type=int, default=40, help="test images a model that are compared on")
     parser.add_argument("--batch-size", type=int, default=20)

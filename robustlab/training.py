@@ -18,6 +18,8 @@ from robustlab.errors import InputError
 from robustlab.models import build_model
 from robustlab.shapes import Bool, Float, UInt8
 
+# Of a subset of real images: 128 passes over 1,000 of them.
+LEAST_STEPS = 1000
 PRECISIONS = ("auto", "float32", "bf16")
 _RANGES = (
     ("learning_rate", 0.0, math.inf),
@@ -25,6 +27,7 @@ _RANGES = (
     ("weight_decay", 0.0, 1.0),
     ("warmup", 0.0, 1.0),
     ("label_smoothing", 0.0, 0.9),
+    ("least_steps", 0, math.inf),
 )
 
 
@@ -34,9 +37,10 @@ class Recipe:
 
     SGD with Nesterov momentum; the learning rate rises linearly over the first ``warmup`` of the steps and falls to 0
     along a cosine. ``steps`` of None means ``epochs`` passes over whatever the subset holds (more data is also more
-    steps); a number means that many steps at every size (docs/decisions/0002-training-budget.md). ``precision`` is
-    that of the network's forward and backward pass: weights, optimiser and loss are always float32; "auto" is bf16 on
-    CUDA and float32 on the CPU (docs/decisions/0010-precision-of-training.md).
+    steps), but at least ``least_steps``, so that a small subset is fitted too; a number means that many steps at every
+    size (docs/decisions/0002-training-budget.md, 0011-recipes-for-real-images.md). ``precision`` is that of the
+    network's forward and backward pass: weights, optimiser and loss are always float32; "auto" is bf16 on CUDA and
+    float32 on the CPU (docs/decisions/0010-precision-of-training.md).
     """
 
     epochs: int
@@ -46,6 +50,7 @@ class Recipe:
     weight_decay: float = 5e-4
     warmup: float = 0.2
     label_smoothing: float = 0.0
+    least_steps: int = 0
     steps: int | None = None
     precision: str = "auto"
 
@@ -63,7 +68,9 @@ class Recipe:
 
     def steps_for(self, train_size: int) -> int:
         """Optimiser steps that a subset of ``train_size`` images gets."""
-        return self.steps if self.steps is not None else self.epochs * math.ceil(train_size / self.batch_size)
+        if self.steps is not None:
+            return self.steps
+        return max(self.least_steps, self.epochs * math.ceil(train_size / self.batch_size))
 
     def with_equal_steps(self, largest_size: int) -> Recipe:
         """The same recipe with the steps of the largest subset for every size."""
@@ -79,16 +86,21 @@ RECIPE_OPTIONS = tuple(field.name for field in fields(Recipe) if field.name not 
 
 
 def default_recipe(model: str, image_side: int) -> Recipe:
-    """The recipe of an architecture; images under 16 pixels (the digits, whose sets are small) take small batches."""
-    if image_side < 16:
+    """The recipe for images of that side [pixels] (docs/decisions/0011-recipes-for-real-images.md)."""
+    if image_side < 16:  # the digits, whose sets are small
         return Recipe(
             epochs=30, batch_size=32, learning_rate=0.05 if model in ("resnet", "densenet") else 0.02
         )
+    if model in ("resnet", "densenet"):
+        return Recipe(epochs=40, learning_rate=0.1)
+    if image_side >= 64:
+        return Recipe(epochs=20, learning_rate=0.01, least_steps=LEAST_STEPS)
+    easy = image_side < 32  # MNIST
     return {
-        "perceptron": Recipe(epochs=20, learning_rate=0.02),
-        "simple_cnn": Recipe(epochs=20, learning_rate=0.02 if image_side < 64 else 0.01),
-        "resnet": Recipe(epochs=40, learning_rate=0.1),
-        "densenet": Recipe(epochs=40, learning_rate=0.1),
+        "perceptron": Recipe(
+            epochs=15 if easy else 12, learning_rate=0.1 if easy else 0.02, least_steps=LEAST_STEPS
+        ),
+        "simple_cnn": Recipe(epochs=6 if easy else 8, learning_rate=0.05, least_steps=LEAST_STEPS),
     }[model]
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from robustlab.data import Augmentation, DataSet, LabelledImages, load_dataset, nested_subsets
 from robustlab.errors import InputError
+from robustlab.models import build_model
 from robustlab.study.checkpoint import load_training_state, save_training_state
 from robustlab.training import (
     Recipe,
@@ -53,6 +54,29 @@ def test_same_seed_gives_bit_identical_weights(digits: DataSet, augmentation: Au
     first = weights_after_training(digits, 3, augmentation)
     assert torch.equal(first, weights_after_training(digits, 3, augmentation))
     assert not torch.equal(first, weights_after_training(digits, 4, augmentation))
+
+
+def gratings(count: int, seed: int) -> LabelledImages:
+    """Made-up images of STL-10's shape: a class is the direction of its waves, in noise."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 10
+    angle = (labels * torch.pi / 10).view(-1, 1, 1, 1)
+    row, column = torch.meshgrid(torch.arange(96.0), torch.arange(96.0), indexing="ij")
+    phase = 2 * torch.pi * torch.rand(count, 1, 1, 1, generator=generator)
+    wave = torch.cos(0.4 * (angle.cos() * row + angle.sin() * column) + phase)
+    images = 127 + 60 * wave + 30 * torch.randn(count, 3, 96, 96, generator=generator)
+    return LabelledImages(images.clamp(0, 255).byte(), labels)
+
+
+@pytest.mark.slow
+def test_the_plain_cnn_of_twenty_layers_trains() -> None:
+    """No batch normalisation, peak learning rate as in its recipe, and only a few dozen steps: it does not die."""
+    torch.manual_seed(0)
+    model = build_model("simple_cnn", (3, 96, 96), 10, [0.5] * 3, [0.25] * 3)
+    recipe = replace(default_recipe("simple_cnn", 96), epochs=14, batch_size=20, least_steps=0)
+    result = train(model, gratings(100, 0), recipe, seed=0)
+    assert result.losses[-1] < 1.5, result.losses
+    assert correctly_classified(model, gratings(50, 1)).double().mean() > 0.6
 
 
 def test_bf16_rounds_the_network_and_nothing_else(digits: DataSet) -> None:
@@ -133,6 +157,14 @@ def test_epochs_set_the_steps(digits: DataSet, size: int, epochs: int, steps: in
     model = initial_model("perceptron", digits, subset, 0)
     result = train(model, subset, Recipe(epochs=epochs, batch_size=32), seed=0)
     assert (result.steps, len(result.losses)) == (steps, epochs)
+
+
+def test_small_subsets_get_the_least_steps() -> None:
+    """Few epochs of a small subset would not fit it; a budget of steps is what it is."""
+    recipe = Recipe(epochs=6, batch_size=128, least_steps=1000)
+    assert [recipe.steps_for(size) for size in (1000, 20_000, 50_000)] == [1000, 1000, 6 * 391]
+    assert recipe.with_equal_steps(50_000).steps_for(1000) == 6 * 391
+    assert recipe.with_equal_steps(1000).steps_for(1000) == 1000
 
 
 def test_equal_steps_give_every_size_the_largest_ones_steps(digits: DataSet) -> None:

@@ -17,10 +17,17 @@ class CarliniWagnerL2(Constants):
         "1 the thorough one, 2 and 3 also the wide and the far one, which end in other local minima",
         low=0,
         high=3,
+        search=(0, 3),
     )
-    warm_steps: int = constant(36, "steps of each warm start", unit="passes", low=1, high=10_000)
-    binary_search_steps: int = constant(2, "values of c tried per image at most", low=1, high=100)
-    max_iterations: int = constant(80, "Adam steps at each c", unit="passes", low=1, high=1_000_000)
+    warm_steps: int = constant(
+        36, "steps of each warm start", unit="passes", low=1, high=10_000, log=True, search=(6, 120)
+    )
+    binary_search_steps: int = constant(
+        2, "values of c tried per image at most", low=1, high=100, search=(1, 4)
+    )
+    max_iterations: int = constant(
+        80, "Adam steps at each c", unit="passes", low=1, high=1_000_000, log=True, search=(1, 300)
+    )
     learning_rate: float = constant(
         4.0,
         "Adam's first step size; with relative_learning_rate as a multiple of the warm start's perturbation",
@@ -28,7 +35,7 @@ class CarliniWagnerL2(Constants):
         low=1e-5,
         high=100.0,
         log=True,
-        tunable=True,
+        search=(0.2, 20.0),
     )
     relative_learning_rate: bool = constant(
         True,
@@ -41,10 +48,15 @@ class CarliniWagnerL2(Constants):
         low=1e-4,
         high=1.0,
         log=True,
-        tunable=True,
+        search=(0.001, 1.0),
     )
     initial_const: float = constant(
-        3.0, "first c; with first_order_const a factor on the estimate", low=1e-9, high=1e9, log=True
+        3.0,
+        "first c; with first_order_const a factor on the estimate",
+        low=1e-9,
+        high=1e9,
+        log=True,
+        search=(0.3, 30.0),
     )
     first_order_const: bool = constant(
         True, "estimate the first c per image from its margin and gradient, exact for a linear model"
@@ -55,6 +67,7 @@ class CarliniWagnerL2(Constants):
         "an image is done when a try improved its distance by less than this share (0: never)",
         low=0.0,
         high=0.5,
+        search=(0.0, 0.02),
     )
     stall_tolerance: float = constant(
         0.0,
@@ -67,7 +80,7 @@ class CarliniWagnerL2(Constants):
         "scale on 2 x - 1 before arctanh: a try starts so far inside the box, where tanh has a slope",
         low=0.5,
         high=0.9999999,
-        tunable=True,
+        search=(0.9, 0.9999),
     )
     confidence: float = constant(0.0, "kappa, the margin aimed at", unit="logits", low=0.0, high=1e6)  # fmt: skip
 

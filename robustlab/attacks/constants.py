@@ -20,10 +20,14 @@ def constant(
     low: float | int | None = None,
     high: float | int | None = None,
     log: bool = False,
-    tunable: bool = False,
+    search: tuple[float | int, float | int] | None = None,
     choices: tuple[str, ...] | None = None,
 ) -> Any:
-    """A dataclass field with its meaning: range (inclusive), unit, scale, and whether tuning may vary it."""
+    """A dataclass field with its meaning: range (inclusive), unit, scale, and where tuning looks unless it is told.
+
+    ``low`` and ``high`` are what is valid, ``search`` is the part of it where good values lie; None: tuning leaves the
+    field alone.
+    """
     return field(
         default=default,
         metadata={
@@ -32,7 +36,7 @@ def constant(
             "low": low,
             "high": high,
             "log": log,
-            "tunable": tunable,
+            "search": search,
             "choices": choices,
         },
     )

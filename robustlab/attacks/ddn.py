@@ -34,7 +34,7 @@ class DDN(Constants):
 
     steps: int = constant(300, "steps", unit="passes", low=1, high=100_000)
     initial_norm: float = constant(
-        1.0, "radius of the first step", unit="pixel range", low=1e-6, high=1e3, log=True, tunable=True
+        1.0, "radius of the first step", unit="pixel range", low=1e-6, high=1e3, log=True
     )
     gamma: float = constant(
         0.05,
@@ -42,7 +42,6 @@ class DDN(Constants):
         low=1e-4,
         high=0.9,
         log=True,
-        tunable=True,
     )
     step_size: float = constant(
         1.0,
@@ -51,7 +50,6 @@ class DDN(Constants):
         low=1e-4,
         high=1e3,
         log=True,
-        tunable=True,
     )
     final_step_size: float = constant(
         0.01, "length of the last one (cosine decay)", unit="pixel range", low=1e-6, high=1e3, log=True

@@ -42,13 +42,12 @@ class FMN(Constants):
         low=1e-4,
         high=1e3,
         log=True,
-        tunable=True,
     )
     final_step_size: float = constant(
         0.01, "L2 length of the last one (cosine decay)", unit="pixel range", low=1e-6, high=1e3, log=True
     )
     gamma: float = constant(
-        0.05, "share by which eps grows or shrinks at first", low=1e-4, high=0.9, log=True, tunable=True
+        0.05, "share by which eps grows or shrinks at first", low=1e-4, high=0.9, log=True
     )
     final_gamma: float = constant(0.001, "the same at the end (cosine decay)", low=1e-6, high=0.9, log=True)
 

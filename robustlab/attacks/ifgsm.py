@@ -31,12 +31,14 @@ class IFGSM(Constants):
         unit="passes",
         low=1,
         high=_MOST_PASSES,
+        log=True,
+        search=(8, 200),
     )
     steps: int = constant(
-        4, "signed steps at one eps before it counts as failed", low=1, high=10_000, tunable=True
+        4, "signed steps at one eps before it counts as failed", low=1, high=10_000, log=True, search=(1, 20)
     )
     step_size: float = constant(
-        0.5, "first signed step as a share of eps", low=1e-3, high=10.0, log=True, tunable=True
+        0.5, "first signed step as a share of eps", low=1e-3, high=10.0, log=True, search=(0.05, 2.0)
     )
     final_step_size: float = constant(
         0.02,
@@ -44,7 +46,7 @@ class IFGSM(Constants):
         low=1e-5,
         high=10.0,
         log=True,
-        tunable=True,
+        search=(0.001, 0.5),
     )
     first_epsilon: float = constant(
         1.5,
@@ -52,10 +54,10 @@ class IFGSM(Constants):
         low=0.1,
         high=100.0,
         log=True,
-        tunable=True,
+        search=(0.5, 5.0),
     )
     growth: float = constant(
-        2.0, "factor on eps until one succeeds", low=1.01, high=100.0, log=True, tunable=True
+        2.0, "factor on eps until one succeeds", low=1.01, high=100.0, log=True, search=(1.2, 8.0)
     )
     shrink: float = constant(
         0.22,
@@ -63,10 +65,10 @@ class IFGSM(Constants):
         low=1e-4,
         high=0.9,
         log=True,
-        tunable=True,
+        search=(0.02, 0.6),
     )
     narrowing: float = constant(
-        0.7, "factor on that share when an eps fails (0.5: bisection)", low=0.1, high=0.99, tunable=True
+        0.7, "factor on that share when an eps fails (0.5: bisection)", low=0.1, high=0.99, search=(0.2, 0.95)
     )
     tolerance: float = constant(
         0.002,
@@ -74,6 +76,7 @@ class IFGSM(Constants):
         low=1e-9,
         high=0.5,
         log=True,
+        search=(0.0001, 0.05),
     )
     loss: str = constant(
         "cross_entropy",

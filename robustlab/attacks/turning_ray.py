@@ -32,43 +32,35 @@ class TurningRayL2(Constants):
 
     steps: int = constant(36, "steps of each image", unit="passes", low=1, high=10_000)
     rivals: int = constant(4, "classes whose boundary is estimated at the clean image", low=1, high=1_000)
-    candidates: int = constant(
-        2, "of these, the nearest are tried in parallel", low=1, high=100, tunable=True
-    )
-    probe_steps: int = constant(
-        6, "first steps, each candidate towards its own class", low=1, high=100, tunable=True
-    )
+    candidates: int = constant(2, "of these, the nearest are tried in parallel", low=1, high=100)
+    probe_steps: int = constant(6, "first steps, each candidate towards its own class", low=1, high=100)
     turn: float = constant(
         1.8,
         "first turn of the direction, relative to its length",
         low=0.01,
         high=10.0,
         log=True,
-        tunable=True,
     )
-    final_turn: float = constant(
-        0.0036, "last turn (squared cosine decay)", low=1e-5, high=1.0, log=True, tunable=True
-    )
+    final_turn: float = constant(0.0036, "last turn (squared cosine decay)", low=1e-5, high=1.0, log=True)
     inside: float = constant(
         0.013,
         "how far beyond the boundary the first step aims, as a share of the radius",
         low=1e-6,
         high=0.5,
         log=True,
-        tunable=True,
     )
     final_inside: float = constant(
-        5e-4, "the same for the last step (geometric decay)", low=1e-8, high=0.5, log=True, tunable=True
+        5e-4, "the same for the last step (geometric decay)", low=1e-8, high=0.5, log=True
     )
     limit: float = constant(
-        0.3, "the radius changes by at most this share at first", low=0.01, high=0.99, log=True, tunable=True
+        0.3, "the radius changes by at most this share at first", low=0.01, high=0.99, log=True
     )
     final_limit: float = constant(
-        0.01, "the same for the last step (cosine decay)", low=1e-4, high=0.99, log=True, tunable=True
+        0.01, "the same for the last step (cosine decay)", low=1e-4, high=0.99, log=True
     )
     overshoot: float = constant(
         0.3, "until adversarial: step beyond the linearised boundary by this share, times the step's number",
-        low=1e-4, high=10.0, log=True, tunable=True,
+        low=1e-4, high=10.0, log=True,
     )  # fmt: skip
 
     @classmethod

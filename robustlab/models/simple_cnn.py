@@ -18,7 +18,7 @@ def simple_cnn(image_shape: tuple[int, int, int], num_classes: int) -> nn.Sequen
     """Carlini and Wagner's (2017, Table I) 7-layer network, or 20 layers for images of 64 pixels and more.
 
     7 layers: unpadded convolutions; images under 16 pixels (which unpadded convolutions would use up, the paper has
-    none) get padded ones. 20 layers: padded convolutions, no batch normalisation.
+    none) get padded ones. 20 layers: padded convolutions, no batch normalisation; the output layer starts at zero.
     """
     channels, height, width = image_shape
     side = min(height, width)
@@ -41,6 +41,11 @@ def simple_cnn(image_shape: tuple[int, int, int], num_classes: int) -> nn.Sequen
     layers.append(nn.Flatten())
     for inputs, outputs in ((channels * height * width, dense), (dense, dense)):
         layers += [nn.Linear(inputs, outputs), nn.ReLU()]
-    network = nn.Sequential(*layers, nn.Linear(dense, num_classes))
+    output = nn.Linear(dense, num_classes)
+    network = nn.Sequential(*layers, output)
     he_initialize(network)
+    if side >= 64:
+        # Without normalisation 20 layers hand the output values that make the first steps large enough to kill the
+        # network for good (docs/decisions/0011-recipes-for-real-images.md); from zero it grows with what it learns.
+        nn.init.zeros_(output.weight)
     return network

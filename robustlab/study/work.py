@@ -10,8 +10,8 @@ from robustlab.models import build_model
 from robustlab.study.cell import Cell
 from robustlab.study.plan import StudyPlan
 
-# Forward and input gradient of an image per attack, as measured on the digits; only the time left depends on it.
-_PASSES_AN_IMAGE = {"cw": 190, "ifgsm": 50}
+# What a warm start takes beside its steps; only the time left depends on it.
+_PASSES_AROUND_A_WARM_START = 5
 
 
 @lru_cache(maxsize=64)
@@ -36,7 +36,14 @@ def training_work(plan: StudyPlan, cell: Cell) -> float:
 def attack_work(plan: StudyPlan, cell: Cell) -> float:
     """Operations to attack a cell: forward and input gradient, as often as the attacks need."""
     images = plan.attack_images or len(plan.dataset.test)
-    passes = sum(_PASSES_AN_IMAGE[name] for name in plan.attacks)
+    passes = sum(_passes(plan)[name] for name in plan.attacks)
     return (
         2.0 * images * passes * forward_flops(cell.model, plan.dataset.image_shape, plan.dataset.num_classes)
     )
+
+
+def _passes(plan: StudyPlan) -> dict[str, int]:
+    """Forward and input gradient of an image per attack: at most, as images that are done early leave the batch."""
+    cw = plan.cw
+    warm = cw.warm_starts * (cw.warm_steps + _PASSES_AROUND_A_WARM_START)
+    return {"cw": warm + cw.binary_search_steps * cw.max_iterations, "ifgsm": plan.ifgsm.passes}

@@ -16,7 +16,7 @@ every_class = pytest.mark.parametrize(
 
 @every_class
 def test_fields_say_what_they_are(constants: Constants) -> None:
-    """Each field has help; a number has a range that holds its default; a tunable one has both ends."""
+    """Each field has help; a number has a range that holds its default; a logarithmic one starts above zero."""
     for entry in fields(constants):
         assert entry.metadata["help"]
         if isinstance(entry.default, int | float) and not isinstance(entry.default, bool):

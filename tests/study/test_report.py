@@ -16,6 +16,7 @@ from rich.console import Console
 from robustlab.models import TABLE_1
 from robustlab.study.cell import Cell
 from robustlab.study.report import StudyRecord, judge_studies, render_report, verdict_rows
+from robustlab.study.report.beside_paper import paper_rows
 from robustlab.study.tables import verdicts_table
 from tests.study.made_up_studies import CIFAR_SIZES, cell_record, study_record, whole_study
 
@@ -76,6 +77,29 @@ def test_says_what_was_done_and_found() -> None:
     ):
         assert needed in page.text, needed
     assert all(f"{row.parameters:,}" in page.text for row in TABLE_1)
+
+
+def test_distances_stand_beside_the_papers_axes() -> None:
+    """Each curve of a data set that the paper has: its axis, our lowest and highest mean, how they lie."""
+    cells = [
+        cell_record(Cell("cifar10", model, False, size, 0), level=level)
+        for model, level in (("perceptron", 0.4), ("resnet", 0.4), ("simple_cnn", 0.1))
+        for size in (1000, 5000)
+    ]
+    study = study_record(cells, "cifar10")
+    judgement = judge_studies([study], draws=199)
+    rows = {(row.model, row.norm): row for row in paper_rows(judgement)}
+    means = [cell.result.l2 for cell in cells[:2]]
+    perceptron = rows["2-layer perceptron", "L2"]
+    assert (perceptron.paper, perceptron.place) == ("0.3 to 0.55", "within it")
+    assert perceptron.ours == f"{min(means):.4g} to {max(means):.4g}"  # type: ignore[type-var]
+    assert rows["ResNet-32", "L2"].place == "above it"
+    assert rows["Simple CNN, 7 layers", "L2"].place == "below it"
+    assert rows["2-layer perceptron", "Linf"].paper == "0 to 0.025"
+    text = page_of(study).text
+    assert "Beside the paper's figures" in text
+    assert perceptron.ours in text
+    assert not paper_rows(judge_studies([whole_study(seeds=(0,))], draws=199)), "the paper has no digits"
 
 
 def test_charts_hold_the_measured_numbers() -> None:

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from robustlab import __version__
 from robustlab.evidence import FLAT_MARGIN, ONE_SEED, explain, headline, peak_range
 from robustlab.evidence.wording import p, percent
+from robustlab.study.report.beside_paper import paper_rows
 from robustlab.study.report.charts import (
     accuracy_against_robustness,
     figure_rows,
@@ -81,6 +82,7 @@ def render_report(studies: Sequence[StudyRecord], judgement: Judgement) -> str:
         others=_others(rows),
         turning=[row for row in rows if row.kind == "turning point"],
         findings=judgement.findings,
+        beside_paper=paper_rows(judgement),
         table1=parameter_table(studies),
         one_seed=ONE_SEED if judgement.seeds == 1 else "",
         margin=f"{FLAT_MARGIN:.0%}",

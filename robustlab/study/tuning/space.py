@@ -13,34 +13,6 @@ from robustlab.attacks.constants import Constants
 from robustlab.errors import InputError
 from robustlab.study.tuning.constants_file import CONSTANTS
 
-# A field's own range says what is valid; here is, for those whose range is wider than any sensible search or that
-# say how much work an attack does, where to look: (low, high, logarithmic). Fields that are marked tunable and not
-# named here are searched over their whole range.
-_WHERE_TO_LOOK: dict[str, dict[str, tuple[float | int, float | int, bool] | None]] = {
-    "cw": {
-        "warm_starts": (0, 3, False),
-        "warm_steps": (6, 120, True),
-        "binary_search_steps": (1, 4, False),
-        "max_iterations": (1, 300, True),
-        "learning_rate": (0.2, 20.0, True),
-        "final_learning_rate": (1e-3, 1.0, True),
-        "initial_const": (0.3, 30.0, True),
-        "search_tolerance": (0.0, 0.02, False),
-        "inside": (0.9, 0.9999, False),
-    },
-    "ifgsm": {
-        "passes": (8, 200, True),
-        "steps": (1, 20, True),
-        "step_size": (0.05, 2.0, True),
-        "final_step_size": (1e-3, 0.5, True),
-        "first_epsilon": (0.5, 5.0, True),
-        "growth": (1.2, 8.0, True),
-        "shrink": (0.02, 0.6, True),
-        "narrowing": (0.2, 0.95, False),
-        "tolerance": (1e-4, 0.05, True),
-    },
-}
-
 
 @dataclass(frozen=True)
 class Dimension:
@@ -90,10 +62,8 @@ def search_space(attack: str, wanted: Sequence[str] = ()) -> tuple[Dimension, ..
         InputError: an unknown attack or field, a repeated one, a range that is empty or leaves the field's own.
     """
     known = {entry.name: entry for entry in fields(_constants_of(attack))}
-    hints = _WHERE_TO_LOOK.get(attack, {})
     if not wanted:
-        names = [name for name, entry in known.items() if entry.metadata["tunable"] or name in hints]
-        return tuple(_dimension(known[name], hints.get(name)) for name in names)
+        return tuple(_dimension(entry) for entry in known.values() if entry.metadata["search"] is not None)
     chosen: dict[str, Dimension] = {}
     for text in wanted:
         name, given, limits = (part.strip() for part in text.partition("="))
@@ -101,7 +71,7 @@ def search_space(attack: str, wanted: Sequence[str] = ()) -> tuple[Dimension, ..
             raise InputError(f"{attack} has no constant {name!r} to tune; choose from {', '.join(known)}")
         if name in chosen:
             raise InputError(f"the search space names {name} more than once; name each once")
-        dimension = _dimension(known[name], hints.get(name))
+        dimension = _dimension(known[name])
         chosen[name] = _narrowed(dimension, known[name].metadata, limits) if given else dimension
     return tuple(chosen.values())
 
@@ -117,14 +87,14 @@ def _constants_of(attack: str) -> type[Constants]:
     return CONSTANTS[attack]
 
 
-def _dimension(entry: Field[object], hint: tuple[float | int, float | int, bool] | None) -> Dimension:
+def _dimension(entry: Field[object]) -> Dimension:
     kind, metadata = type(entry.default), entry.metadata
     if kind is bool:
         return Dimension(entry.name, kind, choices=(False, True))
     if metadata["choices"] is not None:
         return Dimension(entry.name, kind, choices=tuple(metadata["choices"]))
-    low, high, log = hint or (metadata["low"], metadata["high"], metadata["log"])
-    return Dimension(entry.name, kind, low, high, log)
+    low, high = metadata["search"] or (metadata["low"], metadata["high"])
+    return Dimension(entry.name, kind, low, high, metadata["log"])
 
 
 def _narrowed(dimension: Dimension, metadata: Mapping[str, object], limits: str) -> Dimension:

@@ -15,11 +15,13 @@ from robustlab.study.tuning.space import search_space, with_values
 
 @pytest.mark.parametrize("attack", ["cw", "ifgsm"])
 def test_the_space_lies_in_the_fields_ranges_and_holds_the_defaults(attack: str) -> None:
-    """Every tunable field is searched, nowhere outside what it may be, and the defaults can be drawn."""
+    """Every field that says where to look is searched there, inside what it may be, and the defaults can be drawn."""
     known = {entry.name: entry for entry in fields(CONSTANTS[attack])}
     space = {dimension.name: dimension for dimension in search_space(attack)}
-    assert {name for name, entry in known.items() if entry.metadata["tunable"]} <= set(space)
+    assert {name for name, entry in known.items() if entry.metadata["search"] is not None} == set(space)
+    assert len(space) == 9
     for name, dimension in space.items():
+        assert (dimension.low, dimension.high) == known[name].metadata["search"]
         assert known[name].metadata["low"] <= dimension.low < dimension.high <= known[name].metadata["high"]
         assert dimension.holds(known[name].default)
         assert dimension.kind is type(known[name].default)
