@@ -106,6 +106,13 @@ Download = Annotated[bool, typer.Option(help="Fetch missing data files from thei
 Device = Annotated[
     str, typer.Option(help="Device to train and attack on: cpu, cuda, cuda:1 ...; auto: CUDA if any.")
 ]
+Devices = Annotated[
+    str,
+    typer.Option(
+        help="Device to train and attack on: cpu, cuda, cuda:1 ...; several, as cuda:0,cuda:1, share the cells, one "
+        "process each; auto: all CUDA devices, else the CPU."
+    ),
+]
 
 Fresh = Annotated[
     bool,
@@ -117,7 +124,7 @@ Fresh = Annotated[
 
 Executor = Annotated[
     str,
-    typer.Option(help="Where cells run: local (this process) or ray (tasks of a Ray cluster)."),
+    typer.Option(help="Where cells run: local (one process per device) or ray (tasks of a Ray cluster)."),
 ]
 RayAddress = Annotated[
     str,
@@ -238,6 +245,19 @@ def parse_device(text: str) -> torch.device | None:
     if device.type not in ("cpu", "cuda"):
         raise InputError(f"--device {text!r} is not supported; give cpu, cuda or auto")
     return device
+
+
+def parse_devices(text: str) -> list[torch.device]:
+    """Devices to share the cells between, separated by commas: all CUDA devices where it is ``auto``; empty: whichever.
+
+    Raises:
+        InputError: see ``parse_device``.
+    """
+    if is_auto(text):
+        count = torch.cuda.device_count()
+        return [torch.device("cuda", number) for number in range(count)] if count > 1 else []
+    places = [parse_device(part.strip() or text) for part in text.split(",")]
+    return [place for place in places if place is not None]
 
 
 def _convert(option: str, name: str, value: str, kind: type) -> object:

@@ -1,4 +1,4 @@
-"""MLflow makes and upgrades a database's tables at its first use, and does not expect that many use it first at once."""
+"""MLflow makes a database's tables at its first use, and does not expect that many use it first at once."""
 
 from __future__ import annotations
 

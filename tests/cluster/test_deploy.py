@@ -87,8 +87,9 @@ def test_the_page_is_followed_word_for_word(page: list[str], tmp_path: Path) -> 
 
 
 EIGHT = """
-python -m tests.study.many_at_once 8 study --models perceptron --sizes 50,100 --seeds 0,1 --epochs 1 --attack-images 4 \\
-  --cw max_iterations=10,binary_search_steps=1 --ifgsm steps=3,tolerance=0.3 --device cpu || { tail -n 3 ?.txt; exit 1; }
+python -m tests.study.many_at_once 8 study --models perceptron --sizes 50,100 --seeds 0,1 --epochs 1 \\
+  --attack-images 4 --cw max_iterations=10,binary_search_steps=1 --ifgsm steps=3,tolerance=0.3 --device cpu || {
+  tail -n 3 ?.txt; exit 1; }
 MLFLOW_TRACKING_PASSWORD=wrong robustlab status --once && exit 1
 python - <<'END'
 import mlflow

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
-import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import mlflow
@@ -16,6 +15,7 @@ import numpy as np
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from robustlab.cli import main
 from robustlab.study.checkpoint import WEIGHTS_FILE, file_digest
 
 # Small and whole: two sizes of a model with batch normalisation, both attacks.
@@ -25,9 +25,61 @@ SMALL = (
 )  # fmt: skip
 
 
+# What a study imports takes longer than these small studies do: one process imports it, and forks them.
+_IMPORTED = ("robustlab.cli.study", "robustlab.study.figure", "mlflow.pytorch", "tests.study.interrupted")
+_forks = multiprocessing.get_context("forkserver")
+_forks.set_forkserver_preload(list(_IMPORTED))
+
+
+class Study:
+    """A process of its own that runs the command line, with what the tests need of ``subprocess.Popen``."""
+
+    def __init__(self, arguments: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
+        for name in ("OMP_NUM_THREADS", "PYTHONPATH"):  # of the process that forks, too
+            os.environ.setdefault(name, environment[name])
+        self._process = _forks.Process(target=_run, args=(list(arguments), folder, dict(environment)))
+        self._process.start()
+        self.pid: int = self._process.pid or 0
+
+    def poll(self) -> int | None:
+        """The exit status, None while it runs."""
+        return self._process.exitcode
+
+    def wait(self, timeout_s: float | None = None) -> int:
+        """The exit status, once it is there."""
+        self._process.join(timeout_s)
+        if self._process.exitcode is None:
+            raise TimeoutError(f"the study still runs after {timeout_s} s")
+        return self._process.exitcode
+
+    def kill(self) -> None:
+        """kill -9."""
+        self._process.kill()
+        self._process.join()
+
+
+def load_libraries() -> None:
+    """Let the process that forks the studies be ready, so that a study's time is its own."""
+    first = _forks.Process(target=int)
+    first.start()
+    first.join()
+
+
+def _run(arguments: list[str], folder: Path, environment: dict[str, str]) -> None:
+    """The body of a study's process."""
+    os.setpgid(0, 0)
+    log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    sys.exit(main(arguments))
+
+
 def start_study(
     folder: Path, *further: str, uri: str | None = None, options: Sequence[str] = SMALL, **variables: str
-) -> subprocess.Popen[bytes]:
+) -> Study:
     """Start ``robustlab study`` on the store in ``folder`` (or at ``uri``); its output goes to log.txt there."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
     environment = {
@@ -37,14 +89,7 @@ def start_study(
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         **variables,
     }
-    with (folder / "log.txt").open("ab") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "robustlab", "study", *options, *further],
-            cwd=folder,
-            env=environment,
-            stdout=log,
-            stderr=log,
-        )
+    return Study(["study", *options, *further], folder, environment)
 
 
 def run_study(folder: Path, *further: str, timeout_s: float = 300, **keywords: object) -> None:
@@ -54,14 +99,13 @@ def run_study(folder: Path, *further: str, timeout_s: float = 300, **keywords: o
     assert status == 0, (folder / "log.txt").read_text()[-3000:]
 
 
-def kill_when(process: subprocess.Popen[bytes], reached: Callable[[], bool], timeout_s: float = 120) -> bool:
+def kill_when(process: Study, reached: Callable[[], bool], timeout_s: float = 120) -> bool:
     """Kill it (-9) as soon as ``reached``; False if it ended before."""
     until = time.monotonic() + timeout_s
     while process.poll() is None:
         assert time.monotonic() < until, "the study never got there"
         if reached():
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+            process.kill()
             return True
         time.sleep(0.02)
     return False

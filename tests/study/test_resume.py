@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -19,9 +19,11 @@ import pytest
 from mlflow import MlflowClient
 
 from tests.study.interrupted import (
+    Study,
     all_runs,
     check_nothing_is_left_over,
     kill_when,
+    load_libraries,
     numbers,
     run_study,
     start_study,
@@ -37,6 +39,7 @@ def undisturbed(
     """What a study that nobody disturbs measures, and how many seconds it takes."""
     folder = tmp_path_factory.mktemp("undisturbed")
     shutil.copy(empty_store, folder / "mlflow.db")
+    load_libraries()
     began = time.monotonic()
     run_study(folder)
     took_s = time.monotonic() - began
@@ -63,8 +66,7 @@ def test_killed_at_random_moments(store: Path, undisturbed: tuple[dict[str, obje
     """Killed twice (-9) while it works and resumed, it has the same cells and the same numbers."""
     expected, took_s = undisturbed
     draw = random.Random(6)
-    # The first third is Python loading its libraries.
-    moments_s = [draw.uniform(0.35, 0.9) * took_s for _ in range(2)]
+    moments_s = [draw.uniform(0.1, 0.9) * took_s for _ in range(2)]
     assert kill_and_resume(store, moments_s) >= 1
     assert numbers() == expected
     check_nothing_is_left_over(CELLS)
@@ -78,7 +80,7 @@ def test_killed_at_ten_more_random_moments(
 ) -> None:
     """The same at ten further moments anywhere in the study's time, each on a store of its own."""
     expected, took_s = undisturbed
-    kill_and_resume(store, [random.Random(seed).uniform(0.3, 1.0) * took_s])
+    kill_and_resume(store, [random.Random(seed).uniform(0.05, 1.0) * took_s])
     assert numbers() == expected
     check_nothing_is_left_over(CELLS)
 
@@ -115,6 +117,7 @@ def tracking_server(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]
         "--artifacts-destination", str(folder / "artifacts"), "--port", str(port), "--workers", "1",
     ]  # fmt: skip
     kept = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
+    kept["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # as in docs/deploy.md: processes that nothing uses
     with (folder / "server.txt").open("ab") as log:
         server = subprocess.Popen(
             command, cwd=folder, env=kept, stdout=log, stderr=log, start_new_session=True
@@ -161,6 +164,46 @@ def test_the_server_is_killed_and_comes_back(
     shown = (store / "log.txt").read_text()
     assert "does not answer" in shown
     assert "is back after" in shown
+
+
+def workers_of(study: int) -> list[int]:
+    """The processes that a study started to work for it."""
+    children = Path(f"/proc/{study}/task/{study}/children").read_text().split()
+    return [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+@pytest.mark.slow
+def test_a_process_for_each_device(store: Path, undisturbed: tuple[dict[str, object], float]) -> None:
+    """Two workers measure what one process does; one that is killed is replaced, and none outlives its study."""
+    study = start_study(store, "--device", "cpu,cpu")
+
+    def trained(count: int) -> Callable[[], bool]:
+        return lambda: sum("robustlab.stage" in run.data.tags for run in all_runs("cell")) >= count
+
+    def begun() -> bool:
+        return len([run for run in all_runs("cell") if "train_size" in run.data.params]) >= 2
+
+    assert wait_for(begun, study)
+    first = workers_of(study.pid)
+    assert len(first) == 2
+    os.kill(first[0], signal.SIGKILL)
+    assert wait_for(lambda: len(set(workers_of(study.pid)) - {first[0]}) == 2, study)
+    assert kill_when(study, trained(2), timeout_s=300)
+    assert wait_for(lambda: not Path(f"/proc/{first[1]}").exists(), seconds=20)
+    run_study(store, "--device", "cpu,cpu", timeout_s=500)
+    assert numbers() == undisturbed[0]
+    check_nothing_is_left_over(CELLS)
+
+
+def wait_for(what: Callable[[], bool], study: Study | None = None, seconds: float = 300) -> bool:
+    """Wait until it is so; False if the study ended before."""
+    until = time.monotonic() + seconds
+    while not what():
+        if study is not None and study.poll() is not None:
+            return False
+        assert time.monotonic() < until, "it never happened"
+        time.sleep(0.05)
+    return True
 
 
 def test_two_at_once_share_the_work(store: Path, undisturbed: tuple[dict[str, object], float]) -> None:

@@ -10,6 +10,7 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -102,10 +103,8 @@ class _Worker:
 
     def _send(self) -> None:
         self._attempts += 1
-        try:
+        with suppress(OSError):  # it died while it had nothing to do: ``end`` finds its connection closed
             self.connection.send_bytes(pickle.dumps(self.task))
-        except OSError:
-            pass  # it died while it had nothing to do: ``end`` finds its connection closed
 
     def _start(self) -> None:
         # New interpreters, because neither CUDA nor MLflow survives a fork.
@@ -131,7 +130,9 @@ def _work(
     """The body of a worker: tasks in, results or errors out, until the study's process is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the study's process's to handle
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    warnings.simplefilter("ignore")  # they would tear the display apart; what an attack warns of is in its tags
+    warnings.simplefilter(
+        "ignore"
+    )  # they would tear the display apart; what an attack warns of is in its tags
     torch.set_num_threads(threads)
     if device.startswith("cuda"):
         torch.cuda.set_device(device)  # Triton launches on the current device, wherever the tensors are
