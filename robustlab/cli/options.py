@@ -121,6 +121,9 @@ Fresh = Annotated[
         help="Begin anew instead of going on with what an earlier study of the same settings has finished.",
     ),
 ]
+StartFresh = Annotated[
+    str, typer.Option(hidden=True, help="yes or no: --fresh as a value, for `mlflow run -P fresh=yes`.")
+]
 
 Executor = Annotated[
     str,
@@ -245,6 +248,18 @@ def parse_device(text: str) -> torch.device | None:
     if device.type not in ("cpu", "cuda"):
         raise InputError(f"--device {text!r} is not supported; give cpu, cuda or auto")
     return device
+
+
+def parse_yes_no(option: str, text: str) -> bool:
+    """Whether it is yes.
+
+    Raises:
+        InputError: neither yes nor no.
+    """
+    answer = text.strip().lower()
+    if answer not in ("yes", "no"):
+        raise InputError(f"--{option} is {text!r}; give yes or no")
+    return answer == "yes"
 
 
 def parse_devices(text: str) -> list[torch.device]:

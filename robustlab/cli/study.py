@@ -41,6 +41,7 @@ def study(
     download: options.Download = True,
     device: options.Devices = options.AUTO,
     fresh: options.Fresh = False,
+    start_fresh: options.StartFresh = "no",
     executor: options.Executor = "local",
     ray_address: options.RayAddress = "local",
     gpus_per_cell: options.GpusPerCell = 0.0,
@@ -48,6 +49,7 @@ def study(
 ) -> int:
     """Train every model on nested subsets of growing size, attack them all, chart accuracy and robustness."""
     console = Console()
+    fresh = options.parse_yes_no("start-fresh", start_fresh) or fresh
     devices = options.parse_devices(device)
     make_executor = _executor(executor, devices, ray_address, gpus_per_cell, cpus_per_cell)
     names = options.parse_list("attacks", attacks, str) or list(ATTACK_NAMES)
@@ -83,9 +85,11 @@ def train(
     download: options.Download = True,
     device: options.Devices = options.AUTO,
     fresh: options.Fresh = False,
+    start_fresh: options.StartFresh = "no",
 ) -> int:
     """Train and register models without attacking them (the largest default size where no size is given)."""
     console = Console()
+    fresh = options.parse_yes_no("start-fresh", start_fresh) or fresh
     devices = options.parse_devices(device)
     data = open_dataset(dataset, data_dir, download, console)
     plan = plan_study(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -18,6 +19,7 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
+from robustlab.cli import main
 from tests.study.interrupted import (
     Study,
     all_runs,
@@ -107,6 +109,34 @@ def test_a_trained_cell_is_only_attacked(store: Path, undisturbed: tuple[dict[st
     assert {run.info.run_id: run.info.end_time for run in all_runs("cell")} == ends
     assert f"{CELLS} of {CELLS} cells were finished before" in (store / "log.txt").read_text()
     assert len(all_runs("study")) == 1
+
+
+def test_a_training_under_way_is_taken_up(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Killed in the middle of a training, the next process goes on from the kept state, to the same weights."""
+    options = (
+        "--models", "resnet", "--sizes", "400", "--epochs", "12", "--attack-images", "2", "--attacks", "ifgsm",
+        "--ifgsm", "steps=2,tolerance=0.3", "--device", "cpu",
+    )  # fmt: skip
+    client = MlflowClient()
+
+    def kept() -> list[Path]:
+        folders = [
+            Path(run.info.artifact_uri.removeprefix("file://")) / "progress" for run in all_runs("cell")
+        ]
+        return [path for folder in folders for path in folder.glob("*/training.json")]
+
+    study = start_study(store, options=options, ROBUSTLAB_KEEP_STATE_S="0")
+    assert kill_when(study, lambda: len(kept()) == 2)
+    (run,) = all_runs("cell")
+    assert "robustlab.stage" not in run.data.tags, "it was not trained yet"
+    for path in kept():  # a mark that ends up in the run only if the training goes on from here
+        described = json.loads(path.read_text())
+        path.write_text(json.dumps({**described, "train_s": described["train_s"] + 1000}))
+    run_study(store, options=options)
+    (run,) = all_runs("cell")
+    assert client.get_run(run.info.run_id).data.metrics["train_s"] > 1000
+    assert main(["reproduce", run.info.run_id, "--device", "cpu"]) == 0
+    assert "equal to the bit" in capsys.readouterr().out
 
 
 @contextmanager

@@ -102,8 +102,16 @@ class RayExecutor:
         self._ray.shutdown()
 
 
-def connect(address: str, store_uri: str, gpus_per_cell: float = 0.0, cpus_per_cell: float = 1.0) -> Any:
+def connect(
+    address: str,
+    store_uri: str,
+    gpus_per_cell: float = 0.0,
+    cpus_per_cell: float = 1.0,
+    trials: str | None = None,
+) -> Any:
     """Connect to the cluster and check that it can run the study; returns the module ``ray``.
+
+    ``trials`` is where a tuning keeps its trials; a file will do for one node only.
 
     Raises:
         InputError: see ``RayExecutor``.
@@ -137,6 +145,12 @@ def connect(address: str, store_uri: str, gpus_per_cell: float = 0.0, cpus_per_c
             ) from error
     try:
         _check_nodes(ray, store_uri, gpus_per_cell, cpus_per_cell)
+        nodes = sum(node["Alive"] for node in ray.nodes())
+        if nodes > 1 and trials is not None and "://" not in trials:
+            raise InputError(
+                f"the Ray cluster has {nodes} nodes, but the trials are kept in the file {trials}; "
+                "give --storage postgresql://... (docs/deploy.md)"
+            )
     except InputError:
         ray.shutdown()
         raise
