@@ -59,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sizes=_integers(options.sizes),
         epochs=options.epochs,
         recipe=parse_recipe(options.recipe),
+        models_from=options.study,
         images=options.images,
         batch_size=options.batch_size,
         trials=options.trials,
@@ -223,6 +224,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--epochs", type=int, default=None)
     parser.add_argument("--recipe", default="auto", help="as robustlab tune takes it")
+    parser.add_argument("--study", default=None, help="run id of a study whose models are tuned on")
     parser.add_argument("--images", type=int, default=40, help="tuning images")
     parser.add_argument("--held-out", type=int, default=40, help="test images a model that are compared on")
     parser.add_argument("--batch-size", type=int, default=20)
