@@ -217,6 +217,26 @@ def test_a_full_store_ends_the_study_at_once(store: Path) -> None:
         Patience().call(full)
 
 
+def test_two_writers_of_one_new_tag_both_get_through() -> None:
+    """The one that came second tries again at once, which changes the tag; what never gets through is told."""
+    answers = [MlflowException("(psycopg.errors.UniqueViolation) duplicate key value violates tag_pk"), None]
+
+    def second() -> str:
+        if (error := answers.pop(0)) is not None:
+            raise error
+        return "written"
+
+    lines: list[str] = []
+    assert Patience(lines.append).call(second) == "written"
+    assert lines == []
+
+    def never() -> None:
+        raise MlflowException("(sqlite3.IntegrityError) UNIQUE constraint failed: tags.key")
+
+    with pytest.raises(MlflowException, match="UNIQUE"):
+        Patience(lines.append).call(never)
+
+
 def test_a_store_that_stays_away_is_given_up(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the limit that the user sets; until then the user is told what is waited for."""
     monkeypatch.setenv("ROBUSTLAB_STORE_PATIENCE_S", "1")

@@ -81,15 +81,18 @@ def start_study(
     folder: Path, *further: str, uri: str | None = None, options: Sequence[str] = SMALL, **variables: str
 ) -> Study:
     """Start ``robustlab study`` on the store in ``folder`` (or at ``uri``); its output goes to log.txt there."""
+    return Study(["study", *options, *further], folder, {**environment_of(folder, uri), **variables})
+
+
+def environment_of(folder: Path, uri: str | None = None) -> dict[str, str]:
+    """The variables of a command that works on the store in ``folder`` (or at ``uri``)."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
-    environment = {
+    return {
         **kept,
         "MLFLOW_TRACKING_URI": uri or f"sqlite:///{folder}/mlflow.db",
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-        **variables,
     }
-    return Study(["study", *options, *further], folder, environment)
 
 
 def run_study(folder: Path, *further: str, timeout_s: float = 300, **keywords: object) -> None:

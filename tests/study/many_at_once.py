@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+import traceback
 from importlib import import_module
 
 from robustlab.cli import main
@@ -31,8 +32,11 @@ def run_many(count: int, arguments: list[str]) -> list[int]:
             status = 70
             try:
                 status = main(arguments)
+            except BaseException:
+                traceback.print_exc()
             finally:
                 sys.stdout.flush()
+                sys.stderr.flush()
                 os._exit(status)
         processes.append(process)
     return [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes]
