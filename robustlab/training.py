@@ -100,7 +100,7 @@ def default_recipe(model: str, image_side: int) -> Recipe:
         "perceptron": Recipe(
             epochs=15 if easy else 12, learning_rate=0.1 if easy else 0.02, least_steps=LEAST_STEPS
         ),
-        "simple_cnn": Recipe(epochs=6 if easy else 8, learning_rate=0.05, least_steps=LEAST_STEPS),
+        "simple_cnn": Recipe(epochs=8 if easy else 10, learning_rate=0.02, least_steps=LEAST_STEPS),
     }[model]
 
 
