@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -47,9 +48,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     nodes = verbs.add_parser("nodes")
     nodes.add_argument("--sleep-s", type=float, default=2.0, help="seconds that each stage of a cell sleeps")
     nodes.add_argument("--cells", type=int, default=12)
+    verbs_alone = verbs.add_parser("verbs", help="time the verbs on a store that is there already")
+    verbs_alone.add_argument("--uri", required=True)
+    verbs_alone.add_argument("--repeats", type=int, default=5)
+    verbs_alone.add_argument(
+        "--code", action="append", help="checkouts to compare, in turn; this one if none is given"
+    )
     chosen = parser.parse_args(arguments)
     if chosen.verb == "store":
         print(json.dumps(measure_store(chosen.uri, chosen.cells, chosen.repeats), indent=2))
+    elif chosen.verb == "verbs":
+        print(json.dumps(compare_verbs(chosen.uri, chosen.repeats, chosen.code or ["."]), indent=2))
     else:
         from benchmarks.scale_nodes import measure_nodes
 
@@ -83,28 +92,67 @@ def measure_store(uri: str, cells: int, repeats: int) -> dict[str, Any]:
     }
 
 
-def verbs_s(uri: str, repeats: int) -> dict[str, float]:
-    """Median wall-clock seconds of each verb as a whole process; "start" ends where a study knows what is done."""
+def compare_verbs(uri: str, repeats: int, code: Sequence[str]) -> dict[str, Any]:
+    """The verbs of several checkouts on one store, in turn, so that whatever else the machine does meets all."""
+    rounds: dict[str, list[dict[str, float]]] = {checkout: [] for checkout in code}
+    for _ in range(repeats):
+        for checkout in code:
+            rounds[checkout].append(verbs_s(uri, 1, checkout))
+    return {
+        "machine": platform.platform(),
+        "cores": os.cpu_count(),
+        "load": os.getloadavg(),
+        "repeats": repeats,
+        "checkouts": {
+            checkout: {
+                name: {
+                    "median": round(statistics.median(one[name] for one in found), 2),
+                    "least": min(one[name] for one in found),
+                    "most": max(one[name] for one in found),
+                }
+                for name in found[0]
+            }
+            for checkout, found in rounds.items()
+        },
+    }
+
+
+def verbs_s(uri: str, repeats: int, checkout: str | None = None) -> dict[str, float]:
+    """Median wall-clock seconds of each verb as a whole process, and processor seconds under the name with "_cpu".
+
+    "start" ends where a study knows what is done.
+    """
     commands = {
-        "python_and_imports": ["version"],
+        "version": ["version"],
         "resumed_study": STUDY,
         "status": ["status", "--once"],
         "report": ["report", "--out", "scale-report"],
     }
-    times: dict[str, list[float]] = {name: [] for name in (*commands, "resumed_study_start")}
+    cpu = {f"{name}_cpu": [] for name in commands}
+    times: dict[str, list[float]] = {**{name: [] for name in (*commands, "resumed_study_start")}, **cpu}
     for _ in range(repeats):
         for name, command in commands.items():
-            began = time.perf_counter()
-            known_s = robustlab(uri, *command)
+            began, cpu_began = time.perf_counter(), _children_cpu_s()
+            known_s = robustlab(uri, *command, checkout=checkout)
             times[name].append(time.perf_counter() - began)
+            times[f"{name}_cpu"].append(_children_cpu_s() - cpu_began)
             if name == "resumed_study":
                 times["resumed_study_start"].append(known_s)
     return {name: round(statistics.median(found), 2) for name, found in times.items()}
 
 
-def robustlab(uri: str, *arguments: str) -> float:
+def _children_cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def robustlab(uri: str, *arguments: str, checkout: str | None = None) -> float:
     """Run a verb; returns the seconds until it said what was finished before (0 if it does not)."""
     environment = {**os.environ, "MLFLOW_TRACKING_URI": uri, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    if checkout is not None:
+        environment["PYTHONPATH"] = (
+            f"{Path(checkout).resolve()}{os.pathsep}{Path(checkout).resolve() / 'kernels'}"
+        )
     began, known_s, lines = time.perf_counter(), 0.0, []
     command = [sys.executable, "-m", "robustlab", *arguments]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:

@@ -123,7 +123,11 @@ def _server(folder: Path) -> tuple[subprocess.Popen[bytes], str]:
         "--artifacts-destination", str(folder / "artifacts"), "--port", str(port), "--workers", "1",
     ]  # fmt: skip
     server = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},  # as in docs/deploy.md
     )
     while True:
         with socket.socket() as client:

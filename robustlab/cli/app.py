@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib import import_module
 
-import mlflow
 import typer
-from mlflow.exceptions import MlflowException
 from rich.console import Console
 
 from robustlab import __version__
@@ -23,20 +23,65 @@ UsageProblem: type[Exception] = next(
     base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException"
 )
 
-app = typer.Typer(
-    help="How does the amount of training data change a classifier's accuracy and its robustness?",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+# In which module of this package a verb's function of the same name is, and the first line of its help.
+VERBS = {
+    "study": (
+        "study",
+        "Train every model on nested subsets of growing size, attack them all, chart accuracy and robustness.",
+    ),
+    "status": (
+        "status",
+        "Show which cells of a study are done, running or failed and why, until the study ends or Ctrl-C.",
+    ),
+    "report": (
+        "report",
+        "Judge studies and write their report: one HTML page, the figure and results.csv, into a folder and to MLflow.",
+    ),
+    "train": (
+        "study",
+        "Train and register models without attacking them (the largest default size where no size is given).",
+    ),
+    "attack": (
+        "attack",
+        "Attack one model on the test images that it gets right, and log the distances as a run.",
+    ),
+    "tune": (
+        "tune",
+        "Tune an attack's constants on held-out images, on models of several sizes at once; the study then takes them.",
+    ),
+    "reproduce": (
+        "reproduce",
+        "Train and attack a finished cell again and compare weights and distances; writes nothing.",
+    ),
+    "linear": (
+        "models",
+        "Section 2 of the paper: the linear example where more data is more accurate and less robust.",
+    ),
+    "models": (
+        "models",
+        "Print Table 1: every architecture's trainable parameters, the paper's count beside ours.",
+    ),
+    "version": ("app", "Print robustlab's version."),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit status: 0 done, 1 some cells failed, 2 bad input
     or a store or disk that failed, 130 interrupted."""
-    # Imported here: a verb's module registers it with `app`.
-    from robustlab.cli import attack, models, report, reproduce, status, study, tune  # noqa: F401
-
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    verb = next((word for word in given if not word.startswith("-")), "")
+    app = typer.Typer(
+        help="How does the amount of training data change a classifier's accuracy and its robustness?",
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    # Torch and MLflow take seconds to import: only the verb that is asked for does so.
+    for name, (module, summary) in VERBS.items():
+        if name == verb:
+            app.command(name)(_load(module, name))
+        else:
+            app.command(name, help=summary)(_not_asked_for)
     _quiet_libraries()
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
@@ -47,15 +92,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         errors.print(f"robustlab: {without_password(str(error))}", markup=False)
         return 2
-    except (OSError, RuntimeError, MlflowException) as error:
-        reason = disk_failure(error)
-        if reason is None and not isinstance(error, MlflowException):
+    except Exception as error:
+        what = _failed(error)
+        if what is None:
             raise
-        what = (
-            f"the disk takes no more ({reason}); make room"
-            if reason
-            else f"the MLflow store {mlflow.get_tracking_uri()} failed ({_first_line(error)}); mend it"
-        )
         errors.print(
             f"robustlab: {what} and give the same command again: what was finished is kept", markup=False
         )
@@ -64,6 +104,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         errors.print("robustlab: interrupted; what was finished is kept in the MLflow store", markup=False)
         return 130
     return status if isinstance(status, int) else 0
+
+
+def _failed(error: Exception) -> str | None:
+    """What to mend, where the disk or the store is what failed."""
+    mlflow = sys.modules.get("mlflow")  # a verb that never asked for it has no store that fails
+    of_store = mlflow is not None and isinstance(error, mlflow.MlflowException)
+    reason = disk_failure(error) if of_store or isinstance(error, OSError | RuntimeError) else None
+    if reason:
+        return f"the disk takes no more ({reason}); make room"
+    if mlflow is not None and of_store:
+        return f"the MLflow store {mlflow.get_tracking_uri()} failed ({_first_line(error)}); mend it"
+    return None
 
 
 def _first_line(error: Exception) -> str:
@@ -86,7 +138,20 @@ def _quiet_libraries() -> None:
         warnings.filterwarnings("ignore", module=r"(mlflow|torch\.export|pydantic).*")
 
 
-@app.command()
+def _load(module: str, name: str) -> Callable[..., object]:
+    """The verb's function. Nothing that an import makes is garbage, and looking for it takes a tenth of the time."""
+    gc.disable()
+    try:
+        function: Callable[..., object] = getattr(import_module(f"robustlab.cli.{module}"), name)
+    finally:
+        gc.enable()
+    return function
+
+
+def _not_asked_for() -> None:
+    """Stands in the list of verbs for one that is not run."""
+
+
 def version() -> None:
     """Print robustlab's version."""
     print(__version__)

@@ -14,7 +14,6 @@ from rich.progress import Progress
 from rich.table import Table
 
 from robustlab.cli import options
-from robustlab.cli.app import app
 from robustlab.cli.study import open_dataset
 from robustlab.data import DataSet
 from robustlab.errors import InputError
@@ -27,7 +26,6 @@ from robustlab.study.store import StudyStore
 from robustlab.training import correctly_classified, to_inputs
 
 
-@app.command()
 def attack(
     model: Annotated[
         str,

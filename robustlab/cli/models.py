@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from robustlab.cli.app import app
 from robustlab.linear_example import linear_example
 from robustlab.study.parent import check_store, parent_run
 from robustlab.study.store import StudyStore
 from robustlab.study.tables import linear_table, table1_table
 
 
-@app.command()
 def models() -> None:
     """Print Table 1: every architecture's trainable parameters, the paper's count beside ours."""
     Console().print(table1_table())
 
 
-@app.command()
 def linear() -> None:
     """Section 2 of the paper: the linear example where more data is more accurate and less robust."""
     check_store()

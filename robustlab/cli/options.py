@@ -12,14 +12,14 @@ import typer
 
 from robustlab.attacks import IFGSM, CarliniWagnerL2
 from robustlab.attacks.constants import Constants
+from robustlab.cli.auto import AUTO as AUTO
+from robustlab.cli.auto import is_auto as is_auto
 from robustlab.data import DATASET_NAMES
 from robustlab.data.files import user_path
 from robustlab.errors import InputError
 from robustlab.models import MODEL_NAMES
 from robustlab.study.tuning.constants_file import CONSTANTS, ChosenConstants, find_constants
 from robustlab.training import RECIPE_OPTIONS, Recipe
-
-AUTO = "auto"
 
 C = TypeVar("C", bound=Constants)
 T = TypeVar("T")
@@ -114,6 +114,13 @@ Download = Annotated[bool, typer.Option(help="Fetch missing data files from thei
 Device = Annotated[
     str, typer.Option(help="Device to train and attack on: cpu, cuda, cuda:1 ...; auto: CUDA if any.")
 ]
+Devices = Annotated[
+    str,
+    typer.Option(
+        help="Device to train and attack on: cpu, cuda, cuda:1 ...; several, as cuda:0,cuda:1, share the cells, one "
+        "process each; auto: all CUDA devices, else the CPU."
+    ),
+]
 
 Fresh = Annotated[
     bool,
@@ -122,10 +129,13 @@ Fresh = Annotated[
         help="Begin anew instead of going on with what an earlier study of the same settings has finished.",
     ),
 ]
+StartFresh = Annotated[
+    str, typer.Option(hidden=True, help="yes or no: --fresh as a value, for `mlflow run -P fresh=yes`.")
+]
 
 Executor = Annotated[
     str,
-    typer.Option(help="Where cells run: local (this process) or ray (tasks of a Ray cluster)."),
+    typer.Option(help="Where cells run: local (one process per device) or ray (tasks of a Ray cluster)."),
 ]
 RayAddress = Annotated[
     str,
@@ -138,11 +148,6 @@ GpusPerCell = Annotated[
     typer.Option(help="GPUs that a cell reserves on Ray; 0.25 puts four on one, 0 uses the CPU alone."),
 ]
 CpusPerCell = Annotated[float, typer.Option(help="CPU cores that a cell reserves on Ray.")]
-
-
-def is_auto(text: str) -> bool:
-    """Whether the user left the choice to us (MLflow hands over an empty text where a parameter is empty)."""
-    return text.strip().lower() in ("", AUTO)
 
 
 def parse_list(option: str, text: str, convert: Callable[[str], T]) -> list[T]:
@@ -251,6 +256,31 @@ def parse_device(text: str) -> torch.device | None:
     if device.type not in ("cpu", "cuda"):
         raise InputError(f"--device {text!r} is not supported; give cpu, cuda or auto")
     return device
+
+
+def parse_yes_no(option: str, text: str) -> bool:
+    """Whether it is yes.
+
+    Raises:
+        InputError: neither yes nor no.
+    """
+    answer = text.strip().lower()
+    if answer not in ("yes", "no"):
+        raise InputError(f"--{option} is {text!r}; give yes or no")
+    return answer == "yes"
+
+
+def parse_devices(text: str) -> list[torch.device]:
+    """Devices to share the cells between, separated by commas: all CUDA devices where it is ``auto``; empty: whichever.
+
+    Raises:
+        InputError: see ``parse_device``.
+    """
+    if is_auto(text):
+        count = torch.cuda.device_count()
+        return [torch.device("cuda", number) for number in range(count)] if count > 1 else []
+    places = [parse_device(part.strip() or text) for part in text.split(",")]
+    return [place for place in places if place is not None]
 
 
 def _convert(option: str, name: str, value: str, kind: type) -> object:

@@ -10,7 +10,6 @@ from mlflow import MlflowClient
 from rich.console import Console
 
 from robustlab.cli import options
-from robustlab.cli.app import app
 from robustlab.data.files import user_path
 from robustlab.errors import InputError
 from robustlab.study.artifacts import log_files
@@ -22,7 +21,6 @@ from robustlab.study.report import FILE_NAME, judge_studies, read_study, verdict
 from robustlab.study.tables import results_table, verdicts_table
 
 
-@app.command()
 def report(
     study: Annotated[
         list[str] | None,

@@ -12,7 +12,6 @@ from rich.progress import Progress
 from rich.table import Table
 
 from robustlab.cli import options
-from robustlab.cli.app import app
 from robustlab.cli.study import open_dataset
 from robustlab.errors import InputError
 from robustlab.study.parent import check_store
@@ -22,7 +21,6 @@ from robustlab.study.reproduce import Comparison, finished_cell, reproduce_cell
 from robustlab.study.store import StudyStore
 
 
-@app.command()
 def reproduce(
     run: Annotated[str, typer.Argument(help="Run id of a finished cell.")],
     data_dir: options.DataDir = options.AUTO,

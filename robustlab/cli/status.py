@@ -12,8 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from robustlab.cli import options
-from robustlab.cli.app import app
+from robustlab.cli.auto import AUTO, is_auto
 from robustlab.study.claims import Liveness
 from robustlab.study.parent import check_store
 from robustlab.study.read_back import find_study
@@ -23,15 +22,14 @@ _REFRESH_S = 2.0
 _MOST_ROWS = 30
 
 
-@app.command()
 def status(
-    study: Annotated[str, typer.Option(help="Run id or name of a study; auto: the newest.")] = options.AUTO,
+    study: Annotated[str, typer.Option(help="Run id or name of a study; auto: the newest.")] = AUTO,
     once: Annotated[bool, typer.Option("--once", help="Show it once and end.")] = False,
 ) -> None:
     """Show which cells of a study are done, running or failed and why, until the study ends or Ctrl-C."""
     check_store()
     client = MlflowClient()
-    run = find_study(client, None if options.is_auto(study) else study)
+    run = find_study(client, None if is_auto(study) else study)
     liveness = Liveness(client)
     console = Console()
     now = read_status(client, run, liveness)

@@ -7,11 +7,11 @@ from functools import partial
 from typing import cast
 
 import mlflow
+import torch
 from rich.console import Console
 
 from robustlab.attacks import IFGSM, CarliniWagnerL2
 from robustlab.cli import options
-from robustlab.cli.app import app
 from robustlab.cli.progress import StudyDisplay, data_progress
 from robustlab.data import DataSet, data_directory, load_dataset
 from robustlab.errors import InputError
@@ -26,7 +26,6 @@ from robustlab.study.runner import MakeExecutor
 from robustlab.study.tables import results_table, verdicts_table
 
 
-@app.command()
 def study(
     dataset: options.Dataset = "digits",
     models: options.Models = options.AUTO,
@@ -43,8 +42,9 @@ def study(
     ifgsm: options.Ifgsm = options.AUTO,
     data_dir: options.DataDir = options.AUTO,
     download: options.Download = True,
-    device: options.Device = options.AUTO,
+    device: options.Devices = options.AUTO,
     fresh: options.Fresh = False,
+    start_fresh: options.StartFresh = "no",
     executor: options.Executor = "local",
     ray_address: options.RayAddress = "local",
     gpus_per_cell: options.GpusPerCell = 0.0,
@@ -52,7 +52,9 @@ def study(
 ) -> int:
     """Train every model on nested subsets of growing size, attack them all, chart accuracy and robustness."""
     console = Console()
-    make_executor = _executor(executor, ray_address, gpus_per_cell, cpus_per_cell)
+    fresh = options.parse_yes_no("start-fresh", start_fresh) or fresh
+    devices = options.parse_devices(device)
+    make_executor = _executor(executor, devices, ray_address, gpus_per_cell, cpus_per_cell)
     names = options.parse_list("attacks", attacks, str) or list(ATTACK_NAMES)
     known = [name for name in names if name in ATTACK_NAMES]  # plan_study says what is wrong with the others
     chosen = options.resolve_constants(constants, dataset, known, {"cw": cw, "ifgsm": ifgsm})
@@ -69,13 +71,12 @@ def study(
         cw=cast(CarliniWagnerL2, chosen["cw"].constants),
         ifgsm=cast(IFGSM, chosen["ifgsm"].constants),
         constants_origin={name: one.origin for name, one in chosen.items()},
-        device=options.parse_device(device),
+        device=devices[0] if devices else None,
         cross_check=cross_check,
     )
-    return _conduct(plan, "study", console, fresh, make_executor)
+    return _conduct(plan, "study", console, fresh, devices, make_executor)
 
 
-@app.command()
 def train(
     dataset: options.Dataset = "digits",
     models: options.Models = "simple_cnn",
@@ -86,11 +87,14 @@ def train(
     recipe: options.RecipeChanges = options.AUTO,
     data_dir: options.DataDir = options.AUTO,
     download: options.Download = True,
-    device: options.Device = options.AUTO,
+    device: options.Devices = options.AUTO,
     fresh: options.Fresh = False,
+    start_fresh: options.StartFresh = "no",
 ) -> int:
     """Train and register models without attacking them (the largest default size where no size is given)."""
     console = Console()
+    fresh = options.parse_yes_no("start-fresh", start_fresh) or fresh
+    devices = options.parse_devices(device)
     data = open_dataset(dataset, data_dir, download, console)
     plan = plan_study(
         data,
@@ -101,15 +105,26 @@ def train(
         train_budget=train_budget,
         epochs=options.parse_int("epochs", epochs),
         recipe=options.parse_recipe(recipe),
-        device=options.parse_device(device),
+        device=devices[0] if devices else None,
     )
-    return _conduct(plan, "train", console, fresh)
+    return _conduct(plan, "train", console, fresh, devices, _local(devices))
 
 
-def _executor(name: str, address: str, gpus_per_cell: float, cpus_per_cell: float) -> MakeExecutor:
+def _local(devices: Sequence[torch.device]) -> MakeExecutor:
+    """This process for one device, one process each for several."""
+    if len(devices) < 2:
+        return LocalExecutor
+    from robustlab.study.executors.on_devices import DeviceExecutor
+
+    return partial(DeviceExecutor, devices=list(map(str, devices)))
+
+
+def _executor(
+    name: str, devices: Sequence[torch.device], address: str, gpus_per_cell: float, cpus_per_cell: float
+) -> MakeExecutor:
     """What ``--executor`` names; a cluster that cannot run the study is known before anything starts."""
     if name == "local":
-        return LocalExecutor
+        return _local(devices)
     if name != "ray":
         raise InputError(f"--executor is {name!r}; choose from local, ray")
     from robustlab.study.executors.on_ray import RayExecutor, connect
@@ -127,13 +142,18 @@ def open_dataset(name: str, data_dir: str, download: bool, console: Console) -> 
 
 
 def _conduct(
-    plan: StudyPlan, kind: str, console: Console, fresh: bool, make_executor: MakeExecutor = LocalExecutor
+    plan: StudyPlan,
+    kind: str,
+    console: Console,
+    fresh: bool,
+    devices: Sequence[torch.device],
+    make_executor: MakeExecutor,
 ) -> int:
     check_store()
     count = plan.cell_count
     console.print(
         f"{plan.dataset.name}: {len(plan.variants)} models x {len(plan.sizes)} sizes x {len(plan.seeds)} seeds = "
-        f"{count} cells on {plan.device}"
+        f"{count} cells on {', '.join(map(str, devices or [plan.device]))}"
     )
     with StudyDisplay(console) as display:
         finished = conduct_study(

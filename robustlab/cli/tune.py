@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from types import TracebackType
 from typing import Annotated
 
+import mlflow
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from robustlab.cli import options
-from robustlab.cli.app import app
 from robustlab.cli.study import open_dataset
 from robustlab.data.files import user_path
 from robustlab.errors import InputError
+from robustlab.study.executors.on_ray import connect
 from robustlab.study.parent import check_store
 from robustlab.study.tuning.conduct import TuningProgress, conduct_tuning
 from robustlab.study.tuning.constants_file import FILE_NAME
 from robustlab.study.tuning.plan import plan_tuning
 from robustlab.study.tuning.tables import changed_constants, comparison_table
+from robustlab.study.tuning.workers import work_on_ray
 
 
-@app.command()
 def tune(
     dataset: options.Dataset = "digits",
     model: Annotated[
@@ -92,6 +94,12 @@ def tune(
         ),
     ] = options.AUTO,
     workers: Annotated[int, typer.Option(help="Processes that run trials at the same time.")] = 1,
+    executor: Annotated[
+        str, typer.Option(help="Where the workers run: local (this machine) or ray (tasks of a Ray cluster).")
+    ] = "local",
+    ray_address: options.RayAddress = "local",
+    gpus_per_worker: Annotated[float, typer.Option(help="GPUs that a worker reserves on Ray.")] = 0.0,
+    cpus_per_worker: Annotated[float, typer.Option(help="CPU cores that a worker reserves on Ray.")] = 1.0,
     out: Annotated[
         str, typer.Option(help=f"Also write {FILE_NAME} into this folder; auto: only to MLflow.")
     ] = options.AUTO,
@@ -102,6 +110,8 @@ def tune(
     """Tune an attack's constants on held-out images, on models of several sizes at once; the study then takes them."""
     console = Console()
     place = options.parse_device(device)
+    if executor not in ("local", "ray"):
+        raise InputError(f"--executor is {executor!r}; choose from local, ray")
 
     def given(text: str) -> str | None:
         return None if options.is_auto(text) else text
@@ -138,6 +148,12 @@ def tune(
             raise InputError(
                 f"cannot write into --out {out!r} ({error.strerror}); give a folder that can be written"
             ) from None
+    run_workers = None
+    if executor == "ray":
+        connect(ray_address, mlflow.get_tracking_uri(), gpus_per_worker, cpus_per_worker, plan.storage)
+        run_workers = partial(
+            work_on_ray, address=ray_address, gpus_per_worker=gpus_per_worker, cpus_per_worker=cpus_per_worker
+        )
     at_sizes = ", ".join(f"{size:,}" for size in plan.sizes)
     console.print(
         f"{plan.dataset.name}: {plan.attack} on {', '.join(map(str, plan.variants))} at {at_sizes} images, "
@@ -145,7 +161,7 @@ def tune(
         highlight=False,
     )
     with TuningDisplay(console) as display:
-        finished = conduct_tuning(plan, display.show)
+        finished = conduct_tuning(plan, display.show, run_workers)
     console.print(comparison_table(finished))
     if finished.choice.trial is None:
         console.print("No trial beat the attack's own defaults; they are what was kept.")

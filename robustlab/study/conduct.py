@@ -20,7 +20,6 @@ from robustlab.robustness import mean_over_seeds
 from robustlab.study.cell import CellResult
 from robustlab.study.claims import Claims, Heartbeat
 from robustlab.study.executors import LocalExecutor
-from robustlab.study.figure import draw_study, save_figure
 from robustlab.study.parent import parent_run, study_experiment
 from robustlab.study.patience import Patience, PatientClient, few_http_retries
 from robustlab.study.plan import StudyPlan
@@ -145,6 +144,8 @@ def _sum_up(store: StudyStore, plan: StudyPlan, outcome: StudyOutcome) -> Finish
         with store.artifacts(store.parent_run_id) as folder:
             write_results(outcome.results, folder / "results.csv")
     if outcome.results and plan.attacks:
+        from robustlab.study.figure import draw_study, save_figure  # loads matplotlib, at the end of a study
+
         studies = [read_study(store.client, store.client.get_run(store.parent_run_id))]
         judgement = judge_studies(studies)
         store.log_tags(store.parent_run_id, _verdict_tags(judgement))

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import mlflow.pytorch
 import numpy as np
 import torch
 from mlflow.models import Model, ModelSignature
@@ -42,6 +41,8 @@ class ModelLog:
 
         What an interrupted attempt left of the same run's model is deleted.
         """
+        import mlflow.pytorch  # loads MLflow's model server, which a study that finds all done does not need
+
         model = copy.deepcopy(model).cpu().eval()
         signature = ModelSignature(
             inputs=Schema([TensorSpec(np.dtype("float32"), (-1, *image_shape))]),
@@ -98,6 +99,8 @@ class ModelLog:
 
 def load_logged_model(uri: str) -> nn.Module:
     """The logged graph module at a ``models:/`` or ``runs:/`` address; takes (B, C, H, W) in [0, 1], returns logits."""
+    import mlflow.pytorch
+
     model = mlflow.pytorch.load_model(uri)
     for module in model.modules():
         module.training = False  # an exported graph is an evaluation graph, but refuses .eval()

@@ -13,6 +13,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from robustlab.errors import InputError
+from robustlab.study.first_use import one_at_a_time
 from robustlab.study.patience import Patience
 
 DEFAULT_EXPERIMENT = "robustlab"
@@ -34,7 +35,8 @@ def check_store() -> None:
             )
     with _short_patience():
         try:
-            MlflowClient().search_experiments(max_results=1)
+            with one_at_a_time(uri):
+                MlflowClient().search_experiments(max_results=1)
         except Exception as error:  # each kind of store has exceptions of its own
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise InputError(

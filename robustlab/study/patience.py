@@ -31,6 +31,9 @@ _AWAY = (
     "server closed the connection",
     "terminating connection",
 )
+# What databases say where two set the same new tag at once: MLflow looks, finds none, and inserts; a repeat updates it.
+_COLLISIONS = ("duplicate key value", "unique constraint failed")
+_MOST_COLLISIONS = 5
 _SERVER_ERRORS = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE")
 # Nothing that waiting mends, though it comes as an error of the server.
 _HOPELESS = ("disk is full", "no space left", "readonly database", "read-only", "permission denied")
@@ -61,11 +64,14 @@ class Patience:
         Raises:
             StoreLost: the store stayed away for too long, or is full or read-only.
         """
-        started, pause_s, told_s = time.monotonic(), 0.5, -1e9
+        started, pause_s, told_s, collisions = time.monotonic(), 0.5, -1e9, 0
         while True:
             try:
                 answer = action()
             except Exception as error:
+                if collisions < _MOST_COLLISIONS and _is_collision(error):
+                    collisions += 1
+                    continue
                 away = is_away(error)
                 if away is None:
                     raise
@@ -130,6 +136,10 @@ def is_away(error: Exception) -> bool | None:
     code = error.error_code if isinstance(error.error_code, str) else ErrorCode.Name(error.error_code)
     over_http = mlflow.get_tracking_uri().startswith("http")
     return True if any(s in text for s in _AWAY) or (over_http and code in _SERVER_ERRORS) else None
+
+
+def _is_collision(error: Exception) -> bool:
+    return isinstance(error, MlflowException) and any(sign in str(error).lower() for sign in _COLLISIONS)
 
 
 def _reason(error: Exception) -> str:

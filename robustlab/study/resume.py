@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlflow.entities import Run
 
 from robustlab.errors import InputError
 from robustlab.study.claims import CELL_TAG, CURVE_TAG, Liveness, Owner, become_owner
-from robustlab.study.plan import StudyPlan
+
+if TYPE_CHECKING:  # a plan needs torch, which who only asks for a study's status does not have to load
+    from robustlab.study.plan import StudyPlan
 
 PLAN_TAG = "robustlab.plan"
 OWNER_ID_TAG = "robustlab.owner_id"

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -98,12 +99,16 @@ class _StudyRun:
         self._tell = tell
         self._busy: dict[str, tuple[Curve, CellState]] = {}
         self._work_before = 0.0
-        self._work = {
-            state.cell: (training_work(plan, state.cell), attack_work(plan, state.cell))
-            for curve in self.curves
-            for state in curve.cells
-        }
-        self._work_total = sum(map(sum, self._work.values())) or 1.0
+
+    @cached_property
+    def _work(self) -> dict[Cell, tuple[float, float]]:
+        """Each cell's training and attack; counted when it is first asked for, after what is done has been said."""
+        cells = [state.cell for curve in self.curves for state in curve.cells]
+        return {cell: (training_work(self.plan, cell), attack_work(self.plan, cell)) for cell in cells}
+
+    @cached_property
+    def _work_total(self) -> float:
+        return sum(map(sum, self._work.values())) or 1.0
 
     def run(self) -> StudyOutcome:
         try:

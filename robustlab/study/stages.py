@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from functools import lru_cache
@@ -39,7 +40,8 @@ from robustlab.training import TrainingState, correctly_classified, initial_mode
 
 CORRECT_FILE, PROGRESS = "correct.npz", "progress"
 # A training keeps its state after the first epoch that ends this long after the last time.
-KEEP_STATE_S = 60.0
+KEEP_STATE_VARIABLE = "ROBUSTLAB_KEEP_STATE_S"
+_KEEP_STATE_S = 60.0
 
 ShowStage = Callable[[Cell, str, int, int, float], None]
 """Called with (cell, stage, done, total, share of the cell's training or attack work that is done)."""
@@ -205,15 +207,30 @@ class Stages:
 
 
 class _StateKeeper:
-    """Keeps a training's state every minute, in turn under two names: one of them is whole at any moment."""
+    """Keeps a training's state every minute, in turn under two names: one of them is whole at any moment.
+
+    ROBUSTLAB_KEEP_STATE_S says after how many seconds instead; 0: after every epoch.
+    """
 
     def __init__(self, store: StudyStore, run_id: str) -> None:
         self._store, self._run_id = store, run_id
+        self._every_s = _keep_state_s()
         self._last, self._slot = time.monotonic(), 0
 
     def __call__(self, state: Callable[[], TrainingState]) -> None:
-        if time.monotonic() - self._last < KEEP_STATE_S:
+        if time.monotonic() - self._last < self._every_s:
             return
         with self._store.artifacts(self._run_id, f"{PROGRESS}/{self._slot}") as folder:
             save_training_state(state(), folder)
         self._last, self._slot = time.monotonic(), 1 - self._slot
+
+
+def _keep_state_s() -> float:
+    text = os.environ.get(KEEP_STATE_VARIABLE, str(_KEEP_STATE_S))
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not seconds >= 0:
+        raise InputError(f"{KEEP_STATE_VARIABLE} is {text!r}; give seconds from 0 on, or leave it out (60)")
+    return seconds

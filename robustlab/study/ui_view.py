@@ -39,7 +39,9 @@ def prepare_experiment(client: MlflowClient, experiment_id: str) -> None:
     for key, value in wanted.items():
         if not tags.get(key) or tags[key].endswith("_inferred"):
             client.set_experiment_tag(experiment_id, key, value)
-    client.set_experiment_tag(experiment_id, f"mlflow.sharedViewState.{VIEW_KEY}", json.dumps(_view()))
+    key, view = f"mlflow.sharedViewState.{VIEW_KEY}", json.dumps(_view())
+    if tags.get(key) != view:
+        client.set_experiment_tag(experiment_id, key, view)
 
 
 def view_page(experiment_id: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import lru_cache
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from robustlab.models import build_model
 from robustlab.study.cell import Cell
@@ -18,6 +17,8 @@ _PASSES_AROUND_A_WARM_START = 5
 @lru_cache(maxsize=64)
 def forward_flops(model: str, image_shape: tuple[int, int, int], num_classes: int) -> int:
     """Floating-point operations of one image's forward pass."""
+    from torch.utils.flop_counter import FlopCounterMode  # takes a quarter of a second, and loads Triton
+
     with torch.device("meta"):
         network = build_model(model, image_shape, num_classes).eval()
         with FlopCounterMode(display=False) as counter:

@@ -49,6 +49,10 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["study", "--seeds", "a"], "whole number"),
         (["study", "--seeds", "-1"], "seeds"),
         (["study", "--epochs", "many"], "--epochs"),
+        (["study", "--start-fresh", "maybe"], "give yes or no"),
+        (["study", "--device", "cpu,abacus"], "'abacus' cannot be used"),
+        (["study", "--device", "cpu,"], "cannot be used"),
+        (["tune", "--executor", "slurm"], "choose from local, ray"),
         (["study", "--recipe", "batch_size=many"], "--recipe has batch_size='many'"),
         (["study", "--recipe", "precision=half"], "unknown precision 'half'"),
         (["study", "--epochs", "0"], "epochs must be at least 1"),
@@ -211,6 +215,26 @@ def test_a_full_store_ends_the_study_at_once(store: Path) -> None:
 
     with pytest.raises(InputError, match=r"disk is full.*same command again"):
         Patience().call(full)
+
+
+def test_two_writers_of_one_new_tag_both_get_through() -> None:
+    """The one that came second tries again at once, which changes the tag; what never gets through is told."""
+    answers = [MlflowException("(psycopg.errors.UniqueViolation) duplicate key value violates tag_pk"), None]
+
+    def second() -> str:
+        if (error := answers.pop(0)) is not None:
+            raise error
+        return "written"
+
+    lines: list[str] = []
+    assert Patience(lines.append).call(second) == "written"
+    assert lines == []
+
+    def never() -> None:
+        raise MlflowException("(sqlite3.IntegrityError) UNIQUE constraint failed: tags.key")
+
+    with pytest.raises(MlflowException, match="UNIQUE"):
+        Patience(lines.append).call(never)
 
 
 def test_a_store_that_stays_away_is_given_up(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:

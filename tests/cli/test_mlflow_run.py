@@ -62,11 +62,13 @@ def only_run(kind: str) -> Run:
 
 
 def tracked_copy(destination: Path) -> Path:
-    """The project's files without environments and caches."""
-    ignored = shutil.ignore_patterns(
-        ".git", ".venv", "__pycache__", ".*_cache", "mlruns", "mlflow.db*", ".hypothesis"
-    )
-    return Path(shutil.copytree(PROJECT, destination, ignore=ignored))
+    """The project's own files, and none of what other processes write and delete beside them meanwhile."""
+    command = ["git", "-C", str(PROJECT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    for name in subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\0"):
+        if name and (PROJECT / name).is_file():
+            (destination / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(PROJECT / name, destination / name)
+    return destination
 
 
 def test_study_then_report_then_attack(store: Path) -> None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
+import os
+import subprocess
+import sys
 from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from robustlab.attacks import IFGSM, CarliniWagnerL2
 from robustlab.cli import main, options
+from robustlab.cli.app import VERBS
 from robustlab.errors import InputError
 from robustlab.study.tuning.constants_file import ChosenConstants, write_constants
 
@@ -58,11 +64,43 @@ def test_constants_of_a_file_then_single_ones(tmp_path: Path) -> None:
     assert found["ifgsm"].constants == IFGSM()
 
 
-@pytest.mark.parametrize("verb", ["study", "train", "attack", "tune", "report", "linear", "models"])
+@pytest.mark.parametrize("verb", list(VERBS))
 def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     """`--help` exits with 0 and says what the verb does."""
     assert main([verb, "--help"]) == 0
     assert f"robustlab {verb}" in capsys.readouterr().out
+
+
+def test_the_list_of_verbs_says_what_each_does() -> None:
+    """The list, which is shown without loading the verbs, begins each verb's own help."""
+    for name, (module, summary) in VERBS.items():
+        function = getattr(import_module(f"robustlab.cli.{module}"), name)
+        assert inspect.getdoc(function).splitlines()[0] == summary  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "unwanted"),
+    [
+        (["--help"], {"torch", "mlflow", "numpy"}),
+        (["version"], {"torch", "mlflow", "numpy"}),
+        (["status", "--once"], {"torch", "torchvision", "matplotlib", "sklearn", "optuna"}),
+        (
+            ["study", "--models", "no such model"],
+            {"torchvision", "matplotlib", "sklearn", "optuna", "plotly", "mlflow.pytorch"},
+        ),
+    ],
+)
+def test_a_verb_loads_what_it_needs_alone(arguments: list[str], unwanted: set[str], store: Path) -> None:
+    """Libraries take seconds to load: a verb that answers at once, or finds all done, does not wait for them."""
+    code = f"import sys; from robustlab.cli import main; main({arguments}); print(*sys.modules)"
+    answer = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+    )
+    assert unwanted & set(answer.stdout.split()) == set()
 
 
 def test_help_explains_every_constant_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""The page on deployment is followed word for word."""
+"""The page on deployment is followed word for word; many writers at once on a server with authentication."""
 
 from __future__ import annotations
 
@@ -84,3 +84,32 @@ def test_the_page_is_followed_word_for_word(page: list[str], tmp_path: Path) -> 
     assert "2 of 2 cells done" in shown
     assert shown.count("Where does robustness turn down?") == 2
     assert (tmp_path / "artifacts").is_dir()
+
+
+EIGHT = """
+python -m tests.study.many_at_once 8 study --models perceptron --sizes 50,100 --seeds 0,1 --epochs 1 \\
+  --attack-images 4 --cw max_iterations=10,binary_search_steps=1 --ifgsm steps=3,tolerance=0.3 --device cpu || {
+  tail -n 3 ?.txt; exit 1; }
+MLFLOW_TRACKING_PASSWORD=wrong robustlab status --once && exit 1
+python - <<'END'
+import mlflow
+
+runs = mlflow.search_runs(search_all_experiments=True, output_format="list")
+cells = [run for run in runs if run.data.tags["robustlab.kind"] == "cell"]
+assert sorted(run.info.status for run in cells) == 4 * ["FINISHED"], [run.info.status for run in cells]
+assert len({run.data.tags["robustlab.cell"] for run in cells}) == 4
+studies = [run for run in runs if run.data.tags["robustlab.kind"] == "study"]
+assert [run.info.status for run in studies] == 8 * ["FINISHED"]
+versions = mlflow.MlflowClient().search_model_versions("name = 'digits-perceptron'")
+assert sorted(version.run_id for version in versions) == sorted(run.info.run_id for run in cells)
+print("nothing lost, nothing doubled")
+END
+"""
+
+
+def test_eight_writers_at_once(page: list[str], tmp_path: Path) -> None:
+    """Eight identical studies started together on an empty server end well and leave one finished run per cell."""
+    settings = "\n".join(line for line in page[4].splitlines() if line.startswith("export"))
+    shown = run_script("\n".join([*page[:4], settings, EIGHT]), tmp_path, 580)
+    assert "nothing lost, nothing doubled" in shown
+    assert "Traceback" not in (tmp_path / "server.log").read_text()

@@ -117,6 +117,22 @@ def test_a_killed_node_is_done_without(cluster: object, store: Path, undisturbed
         check_nothing_is_left_over(CELLS)
 
 
+def test_a_tuning_on_ray(cluster: object, store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Trials run in Ray's workers, as many as were asked for, and the result is kept as always."""
+    arguments = [
+        "tune", "--model", "perceptron", "--attack", "ifgsm", "--sizes", "100,200,300", "--epochs", "1",
+        "--images", "5", "--trials", "3", "--reference", "default", "--search", "passes=10:60", "--device", "cpu",
+        "--storage", str(store / "trials.journal"), "--workers", "2", "--executor", "ray",
+        "--cpus-per-worker", "0.5",
+    ]  # fmt: skip
+    assert main([*arguments, "--ray-address", cluster.address]) in (0, 1), capsys.readouterr()  # type: ignore[attr-defined]
+    (tuning,) = all_runs("tuning")
+    assert tuning.info.status == "FINISHED"
+    assert "robustlab.failed_workers" not in tuning.data.tags
+    assert tuning.data.metrics["trials"] >= 3
+    assert {run.info.status for run in all_runs("trial")} == {"FINISHED"}
+
+
 def test_two_nodes_need_a_server(cluster: object, store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A local file as the store of a cluster of two nodes is refused before anything starts."""
     cluster.add_node(num_cpus=1)  # type: ignore[attr-defined]

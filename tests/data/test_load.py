@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -140,7 +141,10 @@ def test_importing_the_package_is_light() -> None:
 
 def test_missing_library_is_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the study's libraries are not installed, the message says which and how to get it."""
-    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    monkeypatch.delitem(sys.modules, "robustlab.data.digits", raising=False)
-    with pytest.raises(InputError, match=r"digits needs sklearn.*pip install 'robustlab\[study\]'"):
+    monkeypatch.setattr("importlib.metadata.Distribution.from_name", _not_installed)
+    with pytest.raises(InputError, match=r"digits needs scikit-learn.*pip install 'robustlab\[study\]'"):
         load_dataset("digits")
+
+
+def _not_installed(name: str) -> None:
+    raise PackageNotFoundError(name)

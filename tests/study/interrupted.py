@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import numpy as np
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from robustlab.cli import main
 from robustlab.files import file_digest
 from robustlab.study.checkpoint import WEIGHTS_FILE
 
@@ -28,26 +30,75 @@ SMALL = (
 )  # fmt: skip
 
 
+# What a study imports takes longer than these small studies do: one process imports it, and forks them.
+_IMPORTED = ("robustlab.cli.study", "robustlab.study.figure", "mlflow.pytorch", "tests.study.interrupted")
+_forks = multiprocessing.get_context("forkserver")
+_forks.set_forkserver_preload(list(_IMPORTED))
+
+
+class Study:
+    """A process of its own that runs the command line, with what the tests need of ``subprocess.Popen``."""
+
+    def __init__(self, arguments: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
+        for name in ("OMP_NUM_THREADS", "PYTHONPATH"):  # of the process that forks, too
+            os.environ.setdefault(name, environment[name])
+        self._process = _forks.Process(target=_run, args=(list(arguments), folder, dict(environment)))
+        self._process.start()
+        self.pid: int = self._process.pid or 0
+
+    def poll(self) -> int | None:
+        """The exit status, None while it runs."""
+        return self._process.exitcode
+
+    def wait(self, timeout_s: float | None = None) -> int:
+        """The exit status, once it is there."""
+        self._process.join(timeout_s)
+        if self._process.exitcode is None:
+            raise TimeoutError(f"the study still runs after {timeout_s} s")
+        return self._process.exitcode
+
+    def processor_s(self) -> float:
+        """Processor time it has used; unlike the clock, it says how far a study is on a busy machine too."""
+        try:
+            fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            return 0.0
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def kill(self) -> None:
+        """kill -9."""
+        self._process.kill()
+        self._process.join()
+
+
+def _run(arguments: list[str], folder: Path, environment: dict[str, str]) -> None:
+    """The body of a study's process."""
+    os.setpgid(0, 0)
+    log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    sys.exit(main(arguments))
+
+
 def start_study(
     folder: Path, *further: str, uri: str | None = None, options: Sequence[str] = SMALL, **variables: str
-) -> subprocess.Popen[bytes]:
+) -> Study:
     """Start ``robustlab study`` on the store in ``folder`` (or at ``uri``); its output goes to log.txt there."""
+    return Study(["study", *options, *further], folder, {**environment_of(folder, uri), **variables})
+
+
+def environment_of(folder: Path, uri: str | None = None) -> dict[str, str]:
+    """The variables of a command that works on the store in ``folder`` (or at ``uri``)."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
-    environment = {
+    return {
         **kept,
         "MLFLOW_TRACKING_URI": uri or f"sqlite:///{folder}/mlflow.db",
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-        **variables,
     }
-    with (folder / "log.txt").open("ab") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "robustlab", "study", *options, *further],
-            cwd=folder,
-            env=environment,
-            stdout=log,
-            stderr=log,
-        )
 
 
 def run_study(folder: Path, *further: str, timeout_s: float = 300, **keywords: object) -> None:
@@ -57,14 +108,13 @@ def run_study(folder: Path, *further: str, timeout_s: float = 300, **keywords: o
     assert status == 0, (folder / "log.txt").read_text()[-3000:]
 
 
-def kill_when(process: subprocess.Popen[bytes], reached: Callable[[], bool], timeout_s: float = 120) -> bool:
+def kill_when(process: Study, reached: Callable[[], bool], timeout_s: float = 120) -> bool:
     """Kill it (-9) as soon as ``reached``; False if it ended before."""
     until = time.monotonic() + timeout_s
     while process.poll() is None:
         assert time.monotonic() < until, "the study never got there"
         if reached():
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+            process.kill()
             return True
         time.sleep(0.02)
     return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -17,6 +18,9 @@ from robustlab.cli import main
 from robustlab.data import load_dataset
 from robustlab.errors import InputError
 from robustlab.study.load import load_library_model
+from robustlab.study.registry import set_aliases
+from robustlab.study.report import judge_studies, read_study
+from robustlab.study.store import StudyStore
 from robustlab.training import correctly_classified, to_inputs
 from tests.conftest import forget_experiment
 
@@ -84,6 +88,28 @@ def test_versions_say_what_they_are_and_aliases_name_the_best(studied: Path) -> 
         meant = client.get_model_version_by_alias("digits-perceptron", f"size-{size}")
         assert runs[meant.run_id].data.params["train_size"] == size
     assert "turning-point-l2" not in client.get_registered_model("digits-perceptron").aliases
+
+
+def test_a_turning_point_has_a_name_while_a_study_finds_one(studied: Path, tmp_path: Path) -> None:
+    """The alias points at the peak's version, of the smallest seed, for its norm alone; without one it goes."""
+    mlflow.set_tracking_uri(f"sqlite:///{shutil.copy(studied / 'mlflow.db', tmp_path / 'copy.db')}")
+    client = MlflowClient()
+    store = StudyStore(client.get_run(cells()[0].data.tags["robustlab.study"]))
+    studies = [read_study(client, client.get_run(store.parent_run_id))]
+    results, judgement = list(studies[0].results), judge_studies(studies)
+    (key,) = (key for key in judgement.verdicts if key.norm == "linf")
+    evidence = judgement.verdicts[key].evidence
+    assert evidence is not None
+    turned = replace(judgement.verdicts[key], kind="turning point", evidence=replace(evidence, peak=50))
+    set_aliases(store, results, replace(judgement, verdicts={**judgement.verdicts, key: turned}))
+    meant = client.get_model_version_by_alias("digits-perceptron", "turning-point-linf")
+    assert meant.run_id == cells()[0].info.run_id, "trained on 50 images"
+    assert "turning-point-l2" not in client.get_registered_model("digits-perceptron").aliases
+    set_aliases(store, results, judgement)
+    assert not [
+        name for name in client.get_registered_model("digits-perceptron").aliases if "turning" in name
+    ]
+    assert client.get_model_version_by_alias("digits-perceptron", "size-50").run_id == meant.run_id
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:torch.export")

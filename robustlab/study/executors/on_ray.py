@@ -14,18 +14,14 @@ from functools import lru_cache
 from typing import Any
 
 import mlflow
-import torch
-from mlflow import MlflowClient
 
 from robustlab.errors import InputError
 from robustlab.study.executors.task import Done, Task, TaskGone
+from robustlab.study.executors.worker import MOST_RETRIES, open_stages
 from robustlab.study.plan import StudyPlan
 from robustlab.study.secrets import without_password
 from robustlab.study.stages import Stages
-from robustlab.study.store import StudyStore
 
-# Lost workers and nodes only: an error of the task itself comes back at the first attempt.
-MOST_RETRIES = 5
 _WAIT_S = 1.0
 _CONNECT_S = 20
 # What a worker needs of the driver's environment: where the store is, who asks, how patiently.
@@ -106,8 +102,16 @@ class RayExecutor:
         self._ray.shutdown()
 
 
-def connect(address: str, store_uri: str, gpus_per_cell: float = 0.0, cpus_per_cell: float = 1.0) -> Any:
+def connect(
+    address: str,
+    store_uri: str,
+    gpus_per_cell: float = 0.0,
+    cpus_per_cell: float = 1.0,
+    trials: str | None = None,
+) -> Any:
     """Connect to the cluster and check that it can run the study; returns the module ``ray``.
+
+    ``trials`` is where a tuning keeps its trials; a file will do for one node only.
 
     Raises:
         InputError: see ``RayExecutor``.
@@ -141,6 +145,12 @@ def connect(address: str, store_uri: str, gpus_per_cell: float = 0.0, cpus_per_c
             ) from error
     try:
         _check_nodes(ray, store_uri, gpus_per_cell, cpus_per_cell)
+        nodes = sum(node["Alive"] for node in ray.nodes())
+        if nodes > 1 and trials is not None and "://" not in trials:
+            raise InputError(
+                f"the Ray cluster has {nodes} nodes, but the trials are kept in the file {trials}; "
+                "give --storage postgresql://... (docs/deploy.md)"
+            )
     except InputError:
         ray.shutdown()
         raise
@@ -202,15 +212,4 @@ class _Key:
 
 @lru_cache(maxsize=1)
 def _stages(key: _Key, study: str, owner: str, device: str, store_uri: str) -> Stages:
-    from robustlab.study.conduct import use_cpu_threads
-
-    mlflow.set_tracking_uri(store_uri)
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    plan = replace(key.plan, device=torch.device(device))
-    use_cpu_threads(plan)
-    store = StudyStore(MlflowClient().get_run(study))
-    mlflow.set_experiment(
-        experiment_id=store.experiment_id
-    )  # MLflow files logged models under the active one
-    return key.kind(plan, store, owner)
+    return open_stages(key.plan, key.kind, study, owner, device, store_uri)

@@ -49,9 +49,8 @@ from robustlab.study.tuning.trials import (
     run_trials,
     start_child,
 )
-from robustlab.study.tuning.workers import Assignment, work_in_processes
+from robustlab.study.tuning.workers import SUBJECTS, Assignment, RunWorkers, work_in_processes
 
-_SUBJECTS = "subjects"
 # User attributes of the Optuna study: which settings it is for, and the run that its trials hang on.
 _SETTINGS, _PARENT = "settings", "parent_run_id"
 
@@ -87,18 +86,28 @@ class FinishedTuning:
 OnProgress = Callable[[TuningProgress], None]
 
 
-def conduct_tuning(plan: TuningPlan, on_progress: OnProgress | None = None) -> FinishedTuning:
+def conduct_tuning(
+    plan: TuningPlan, on_progress: OnProgress | None = None, run_workers: RunWorkers | None = None
+) -> FinishedTuning:
     """Run the plan, or go on with it where an interrupted one stopped.
+
+    Args:
+        run_workers: where trials are run; None: in processes of this machine if the plan asks for several, else here.
 
     Raises:
         InputError: a storage that cannot be used, a name taken by other settings, no image to tune on.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with open_storage(plan.storage) as storage:
-        return _conduct(plan, open_search(storage, plan.name, _search(plan)), on_progress)
+        study = open_search(storage, plan.name, _search(plan))
+        if run_workers is None and plan.workers > 1:
+            run_workers = work_in_processes
+        return _conduct(plan, study, on_progress, run_workers)
 
 
-def _conduct(plan: TuningPlan, study: optuna.Study, on_progress: OnProgress | None) -> FinishedTuning:
+def _conduct(
+    plan: TuningPlan, study: optuna.Study, on_progress: OnProgress | None, run_workers: RunWorkers | None
+) -> FinishedTuning:
     threads = _use_cpu_threads(plan)
     search = _search(plan)
     _check_settings(study, plan)
@@ -118,7 +127,7 @@ def _conduct(plan: TuningPlan, study: optuna.Study, on_progress: OnProgress | No
         add_untuned(study, search, subjects)
         progress.subjects = subjects
         try:
-            if plan.workers > 1:
+            if run_workers is not None:
                 assignment = Assignment(
                     search,
                     plan.name,
@@ -130,7 +139,7 @@ def _conduct(plan: TuningPlan, study: optuna.Study, on_progress: OnProgress | No
                     max(1, threads // plan.workers),
                 )
                 progress("trials", 0, 1)
-                failed = work_in_processes(assignment, plan.workers, lambda: progress("trials", 0, 1))
+                failed = run_workers(assignment, plan.workers, lambda: progress("trials", 0, 1))
                 if failed:
                     store.log_tags(store.parent_run_id, {"robustlab.failed_workers": str(failed)})
             # All trials, or what workers that died have left over.
@@ -183,8 +192,8 @@ def _prepare(
     if known:
         # Interrupted before they were logged, they are made again, the same.
         run = store.client.get_run(known)
-        if digests(run, _SUBJECTS):
-            place = fetch_files(store.client, run, _SUBJECTS, folder)
+        if digests(run, SUBJECTS):
+            place = fetch_files(store.client, run, SUBJECTS, folder)
             return load_subjects(place, plan.device), place
     dataset = plan.dataset.to(plan.device)
     if plan.models_from:
@@ -195,10 +204,10 @@ def _prepare(
             recipe = plan.recipes[variant.model]
             models |= train_models(dataset, variant, plan.sizes, recipe, plan.train_seed, report)
     subjects = make_subjects(dataset, models, plan.reference, plan.images, report)
-    place = folder / _SUBJECTS
+    place = folder / SUBJECTS
     place.mkdir()
     save_subjects(subjects, dataset, place)
-    log_folder(store.client, store.parent_run_id, place, _SUBJECTS)
+    log_folder(store.client, store.parent_run_id, place, SUBJECTS)
     store.log_metrics(
         store.parent_run_id,
         {
