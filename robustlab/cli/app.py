@@ -85,6 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _quiet_libraries()
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
+        _check_text(given)
         status = app(args=arguments, standalone_mode=False, prog_name="robustlab")
     except UsageProblem as error:
         errors.print(f"robustlab: {without_password(_one_line(error))}", markup=False)
@@ -120,6 +121,15 @@ def _failed(error: Exception) -> str | None:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def _check_text(arguments: Sequence[str]) -> None:
+    """Refuse bytes that are no UTF-8: no store and no page could hold them."""
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise InputError(f"the argument {argument!r} is no valid UTF-8 text; write it in UTF-8") from None
 
 
 def _one_line(error: Exception) -> str:

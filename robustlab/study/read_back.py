@@ -61,6 +61,8 @@ def find_studies(client: MlflowClient, studies: Sequence[str]) -> list[Run]:
                 raise
             runs = [find_study(client, part.strip()) for part in text.split(",") if part.strip()]
         found |= {run.info.run_id: run for run in runs}
+    if not found:
+        raise InputError(f"{', '.join(map(repr, studies))} names no study; give run ids or names")
     return list(found.values())
 
 

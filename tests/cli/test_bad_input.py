@@ -118,6 +118,11 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["study", "--executor", "ray", "--gpus-per-cell", "-1"], "--gpus-per-cell -1"),
         (["study", "--executor", "ray", "--cpus-per-cell", "0"], "one above 0"),
         (["report", "--study", "absent'--"], "absent'--"),
+        (["status", "--study", "\udcff"], "no valid UTF-8"),
+        (["report", "--study", ","], "names no study"),
+        (["study", "--data-dir", "~nobody-of-that-name/x", "--dataset", "mnist"], "is no path"),
+        (["study", "--constants", "~nobody-of-that-name/x"], "is no path"),
+        (["study", "--cross-check", "-1"], "cross_check"),
     ],
 )
 def test_one_line_and_status_2(
