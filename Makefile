@@ -40,6 +40,7 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	PYTHONPATH=.:kernels $(BIN)/lint-imports
+	$(BIN)/python -m pytest -q tests/test_dependencies.py
 
 bench: $(VENV)/.bench-ready
 	PYTHONPATH=.:kernels OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.attacks $(BENCH)

@@ -22,12 +22,13 @@ from robustlab.study import conduct
 from robustlab.study.cell import Cell, CellResult
 from robustlab.study.claims import Claims
 from robustlab.study.executors.on_ray import RayExecutor
+from robustlab.study.parent import parent_run
 from robustlab.study.plan import plan_study
 from robustlab.study.read_back import result_of
 from robustlab.study.resume import own
 from robustlab.study.runner import run_study
 from robustlab.study.stages import Stages
-from robustlab.study.store import StudyStore, parent_run
+from robustlab.study.store import StudyStore
 
 SLEEP = "ROBUSTLAB_BENCHMARK_SLEEP_S"
 

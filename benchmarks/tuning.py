@@ -27,8 +27,8 @@ from robustlab.cli.options import parse_recipe
 from robustlab.data import DataSet, load_dataset
 from robustlab.robustness import common_correct
 from robustlab.study.attacking import ATTACKS, chosen_images
+from robustlab.study.parent import check_store
 from robustlab.study.plan import Variant
-from robustlab.study.store import check_store
 from robustlab.study.tuning.conduct import TuningProgress, conduct_tuning
 from robustlab.study.tuning.constants_file import (
     CONSTANTS,

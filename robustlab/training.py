@@ -183,7 +183,7 @@ def train(
         resume: a state of the same training; it goes on from there, to the same weights (bit-equal on the CPU).
 
     Raises:
-        TrainingDiverged: the mean loss of an epoch is not finite.
+        TrainingDiverged: the mean loss of an epoch is not finite, or a weight or buffer is not at the end.
     """
     count, device = len(subset.labels), subset.images.device
     low_precision = recipe.low_precision(device)
@@ -241,6 +241,10 @@ def train(
             on_epoch(epoch + 1, epochs, losses[-1])
         if on_state is not None and epoch + 1 < epochs:
             on_state(partial(_state, model, optimizer, generators, tuple(losses), steps, started))
+    if not all(value.isfinite().all() for value in model.state_dict().values()):
+        raise TrainingDiverged(
+            f"the model holds weights that are not finite after epoch {epochs} of {epochs}"
+        )
     model.zero_grad(set_to_none=True)
     # As every loaded copy will be: another layout rounds differently, and accuracies are to be equal to the bit.
     model.to(memory_format=torch.contiguous_format)
@@ -307,9 +311,14 @@ def correctly_classified(
     """Which images the model gets right in IEEE float32; the model has to be in evaluation mode already."""
     with arithmetic("ieee", data.images.device):  # as the attacks' verdict
         verdicts = [
-            model(to_inputs(images)).argmax(dim=1) == labels
+            _right(model(to_inputs(images)), labels)
             for images, labels in zip(
                 data.images.split(batch_size), data.labels.split(batch_size), strict=True
             )
         ]
     return torch.cat(verdicts)
+
+
+def _right(logits: Tensor, labels: Tensor) -> Bool[Tensor, " images"]:
+    """The highest logit is the label's; logits that are not finite are never right."""
+    return (logits.argmax(dim=1) == labels) & logits.isfinite().all(dim=1)

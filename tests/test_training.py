@@ -203,6 +203,27 @@ def test_a_loss_that_is_not_finite_is_an_error(digits: DataSet) -> None:
         train(model, subset, recipe, seed=0)
 
 
+def test_weights_that_the_last_step_ruins_are_an_error(digits: DataSet) -> None:
+    """The loss before the last step is finite, so only a look at the weights tells."""
+    subset = LabelledImages(digits.train.images[:20], torch.zeros(20, dtype=torch.long))
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    recipe = replace(default_recipe("perceptron", 8), learning_rate=3e38, epochs=1, batch_size=20, warmup=0.0)
+    with pytest.raises(TrainingDiverged, match="weights that are not finite"):
+        train(model, subset, recipe, seed=0)
+
+
+def test_logits_that_are_not_finite_are_never_right(digits: DataSet) -> None:
+    """argmax takes NaN for the highest: such an image is no correct one, whatever its label."""
+
+    class NotANumber(torch.nn.Module):
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            return torch.full((len(inputs), 10), torch.nan)
+
+    images = LabelledImages(digits.test.images[:50], digits.test.labels[:50])
+    assert (images.labels == 0).any()
+    assert not correctly_classified(NotANumber(), images).any()
+
+
 def test_a_rest_of_one_image_does_not_break_batch_normalisation(digits: DataSet) -> None:
     """33 images in batches of at most 32 become 17 and 16, not 32 and 1."""
     sizes: list[int] = []

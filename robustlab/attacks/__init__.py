@@ -13,8 +13,10 @@ from robustlab.attacks.carlini_wagner import carlini_wagner_l2
 from robustlab.attacks.carlini_wagner_constants import CarliniWagnerL2
 from robustlab.attacks.constants import Constants
 from robustlab.attacks.ddn import DDN, ddn
+from robustlab.attacks.diagnosis import Diagnosis, diagnose, surviving
 from robustlab.attacks.execution import Engine, Execution
 from robustlab.attacks.fmn import FMN, fmn
+from robustlab.attacks.hard_label import hard_label
 from robustlab.attacks.ifgsm import IFGSM, ifgsm
 from robustlab.attacks.result import AttackResult
 from robustlab.attacks.turning_ray import TurningRayL2, turning_ray_l2
@@ -27,6 +29,7 @@ __all__ = [
     "AttackResult",
     "CarliniWagnerL2",
     "Constants",
+    "Diagnosis",
     "Engine",
     "Execution",
     "PreflightWarning",
@@ -34,7 +37,10 @@ __all__ = [
     "attack_until_found",
     "carlini_wagner_l2",
     "ddn",
+    "diagnose",
     "fmn",
+    "hard_label",
     "ifgsm",
+    "surviving",
     "turning_ray_l2",
 ]

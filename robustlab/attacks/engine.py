@@ -219,9 +219,10 @@ def _leave_misclassified(searches: Searches, misclassified: Bool[Tensor, " batch
 
 
 def _wanted(model: AttackedModel, logits: Tensor, labels: Tensor) -> Bool[Tensor, " batch"]:
-    """The predicted class is what the attacker wants."""
+    """The predicted class is what the attacker wants; logits that are not finite predict nothing."""
     predicted = logits.argmax(dim=1)
-    return predicted == labels if model.targeted else predicted != labels
+    wanted = predicted == labels if model.targeted else predicted != labels
+    return wanted & logits.isfinite().all(dim=1)
 
 
 def _confirm(model: AttackedModel, result: AttackResult, index: Tensor, ended: Searches, norm: str) -> None:

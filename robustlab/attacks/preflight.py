@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlab.attacks.attacked_model import PreflightWarning
+from robustlab.attacks.diagnosis import looks_like_softmax
 from robustlab.errors import InputError
 
 
@@ -70,8 +71,7 @@ def check_labels(labels: Tensor, classes: int) -> None:
 
 def check_model(logits: Tensor, gradient: Tensor) -> None:
     """Warn of outputs that look like probabilities and of gradients that are zero, at the clean images."""
-    row_sums = logits.sum(dim=1)
-    if (logits >= 0).all() and torch.allclose(row_sums, torch.ones_like(row_sums), atol=1e-4):
+    if looks_like_softmax(logits):
         _warn(
             "the model's outputs look like softmax probabilities; attacks need logits (remove the softmax)",
             levels=6,

@@ -15,6 +15,8 @@ from rich.console import Console
 
 from robustlab import __version__
 from robustlab.errors import InputError
+from robustlab.files import disk_failure
+from robustlab.study.secrets import without_password
 
 # Typer's releases differ in where click's exceptions come from (click itself, or a copy); its own name leads there.
 UsageProblem: type[Exception] = next(
@@ -64,7 +66,8 @@ VERBS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb; returns the exit status: 0 done, 1 some cells failed, 2 bad input, 130 interrupted."""
+    """Run one verb; returns the exit status: 0 done, 1 some cells failed, 2 bad input
+    or a store or disk that failed, 130 interrupted."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     verb = next((word for word in given if not word.startswith("-")), "")
     app = typer.Typer(
@@ -84,15 +87,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status = app(args=arguments, standalone_mode=False, prog_name="robustlab")
     except UsageProblem as error:
-        errors.print(f"robustlab: {_one_line(error)}", markup=False)
+        errors.print(f"robustlab: {without_password(_one_line(error))}", markup=False)
         return 2
     except InputError as error:
-        errors.print(f"robustlab: {error}", markup=False)
+        errors.print(f"robustlab: {without_password(str(error))}", markup=False)
+        return 2
+    except Exception as error:
+        what = _failed(error)
+        if what is None:
+            raise
+        errors.print(
+            f"robustlab: {what} and give the same command again: what was finished is kept", markup=False
+        )
         return 2
     except (KeyboardInterrupt, typer.Abort):
         errors.print("robustlab: interrupted; what was finished is kept in the MLflow store", markup=False)
         return 130
     return status if isinstance(status, int) else 0
+
+
+def _failed(error: Exception) -> str | None:
+    """Which of disk and store failed, and what to do; None where it is neither."""
+    reason = disk_failure(error) if isinstance(error, OSError | RuntimeError) or _of_mlflow(error) else None
+    if reason is not None:
+        return f"the disk takes no more ({reason}); make room"
+    if not _of_mlflow(error):
+        return None
+    import mlflow  # is loaded: it failed
+
+    return f"the MLflow store {mlflow.get_tracking_uri()} failed ({_first_line(error)}); mend it"
+
+
+def _of_mlflow(error: Exception) -> bool:
+    return any(kind.__name__ == "MlflowException" for kind in type(error).__mro__)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _one_line(error: Exception) -> str:

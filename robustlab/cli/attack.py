@@ -18,9 +18,11 @@ from robustlab.cli.study import open_dataset
 from robustlab.data import DataSet
 from robustlab.errors import InputError
 from robustlab.study.attacking import ATTACKS, Attacked, attack_images, chosen_images
+from robustlab.study.cross_check import DEFAULT_IMAGES
 from robustlab.study.load import LIBRARIES, load_library_model, load_model, run_of_model
+from robustlab.study.parent import check_store, parent_run
 from robustlab.study.plan import default_device
-from robustlab.study.store import StudyStore, check_store, parent_run
+from robustlab.study.store import StudyStore
 from robustlab.training import correctly_classified, to_inputs
 
 
@@ -44,6 +46,7 @@ def attack(
     images: Annotated[
         int, typer.Option(help="Attack the first so many correctly classified test images; 0: all.")
     ] = 100,
+    cross_check: options.CrossCheck = DEFAULT_IMAGES,
     weights: Annotated[
         str,
         typer.Option(
@@ -68,6 +71,8 @@ def attack(
     )  # what is wrong with them is said before anything loads
     if images < 0:
         raise InputError(f"--images is {images}; give 0 (all) or a positive count")
+    if cross_check < 0:
+        raise InputError(f"--cross-check is {cross_check}; give 0 (none) or a positive count of images")
     place = options.parse_device(device) or default_device()
     check_store()
     console = Console()
@@ -108,14 +113,19 @@ def attack(
                 labels,
                 attack_constants,
                 lambda name, done, _: display.update(tasks[name], completed=done),
+                check_images=cross_check,
             )
-        store.log_tags(run_id, attacked.engine)
+        store.log_tags(run_id, attacked.tags)
         store.log_metrics(run_id, {**attacked.metrics, "test_accuracy": correct.double().mean().item()})
         with store.artifacts(run_id) as folder:
             arrays: dict[str, np.ndarray] = {"test_indices": chosen.numpy(), **attacked.arrays}
             np.savez_compressed(folder / "distances.npz", **arrays)  # type: ignore[arg-type]
     console.print(f"{model} on {dataset}: test accuracy {correct.double().mean():.2%}", highlight=False)
     console.print(_table(attacked))
+    for sentence in attacked.check.suspicions.values():
+        console.print(f"suspicion: {sentence}", style="red", highlight=False, soft_wrap=True)
+    for sentence in attacked.warnings:
+        console.print(f"warning: {sentence}", style="yellow", highlight=False, soft_wrap=True)
 
 
 def _table(attacked: Attacked) -> Table:
@@ -129,8 +139,6 @@ def _table(attacked: Attacked) -> Table:
             ("{:.0f}", attacked.metrics[f"{norm}_backwards_per_image"]),
         ]
         table.add_row(norm, *("-" if value is None else form.format(value) for form, value in cells))
-        for sentence in score.warnings:
-            table.caption = f"{table.caption or ''} {norm}: {sentence}".strip()
     return table
 
 

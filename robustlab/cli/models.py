@@ -5,7 +5,8 @@ from __future__ import annotations
 from rich.console import Console
 
 from robustlab.linear_example import linear_example
-from robustlab.study.store import StudyStore, check_store, parent_run
+from robustlab.study.parent import check_store, parent_run
+from robustlab.study.store import StudyStore
 from robustlab.study.tables import linear_table, table1_table
 
 

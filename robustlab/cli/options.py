@@ -15,6 +15,7 @@ from robustlab.attacks.constants import Constants
 from robustlab.cli.auto import AUTO as AUTO
 from robustlab.cli.auto import is_auto as is_auto
 from robustlab.data import DATASET_NAMES
+from robustlab.data.files import user_path
 from robustlab.errors import InputError
 from robustlab.models import MODEL_NAMES
 from robustlab.study.tuning.constants_file import CONSTANTS, ChosenConstants, find_constants
@@ -55,6 +56,13 @@ Seeds = Annotated[
 Attacks = Annotated[str, typer.Option(help="Comma-separated attacks: cw (Carlini-Wagner, L2), ifgsm (Linf).")]
 AttackImages = Annotated[
     int, typer.Option(help="Attack at most this many common-correct test images per curve [images]; 0: all.")
+]
+CrossCheck = Annotated[
+    int,
+    typer.Option(
+        help="Other attacks check each score on so many of the attacked images, and flag an overestimate [images]; "
+        "0: no check."
+    ),
 ]
 TrainBudget = Annotated[
     str,
@@ -228,7 +236,7 @@ def resolve_constants(
 
 def parse_data_dir(text: str) -> Path | None:
     """The data directory, or None where it is ``auto``."""
-    return None if is_auto(text) else Path(text).expanduser()
+    return None if is_auto(text) else user_path(text)
 
 
 def parse_device(text: str) -> torch.device | None:

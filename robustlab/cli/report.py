@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,12 +10,14 @@ from mlflow import MlflowClient
 from rich.console import Console
 
 from robustlab.cli import options
+from robustlab.data.files import user_path
 from robustlab.errors import InputError
+from robustlab.study.artifacts import log_files
 from robustlab.study.conduct import write_results
 from robustlab.study.figure import draw_study, save_figure
+from robustlab.study.parent import check_store
 from robustlab.study.read_back import find_studies
 from robustlab.study.report import FILE_NAME, judge_studies, read_study, verdict_rows, write_report
-from robustlab.study.store import check_store
 from robustlab.study.tables import results_table, verdicts_table
 
 
@@ -44,7 +45,7 @@ def report(
             f"the run {runs[0].info.run_id} has no finished cell; give a study that finished some"
         )
     judgement = judge_studies(studies)
-    folder = Path(out)
+    folder = user_path(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_results(results, folder / "results.csv")
@@ -57,11 +58,11 @@ def report(
         ) from None
     launched = os.environ.get("MLFLOW_RUN_ID")
     for run_id in {launched} if launched else {run.info.run_id for run in runs}:
-        client.log_artifact(run_id, str(page))
+        log_files(client, run_id, {FILE_NAME: page})
     if launched:
         client.set_tag(launched, "robustlab.kind", "report")
-        for path in (png, png.with_suffix(".svg"), folder / "results.csv"):
-            client.log_artifact(launched, str(path))
+        files = (png, png.with_suffix(".svg"), folder / "results.csv")
+        log_files(client, launched, {path.name: path for path in files})
     console.print(results_table(results))
     if judgement.verdicts:
         console.print(verdicts_table(verdict_rows(judgement), judgement.seeds == 1))

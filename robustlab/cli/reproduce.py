@@ -14,10 +14,11 @@ from rich.table import Table
 from robustlab.cli import options
 from robustlab.cli.study import open_dataset
 from robustlab.errors import InputError
+from robustlab.study.parent import check_store
 from robustlab.study.plan import default_device
 from robustlab.study.read_back import cell_of
 from robustlab.study.reproduce import Comparison, finished_cell, reproduce_cell
-from robustlab.study.store import StudyStore, check_store
+from robustlab.study.store import StudyStore
 
 
 def reproduce(

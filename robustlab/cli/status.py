@@ -14,9 +14,9 @@ from rich.text import Text
 
 from robustlab.cli.auto import AUTO, is_auto
 from robustlab.study.claims import Liveness
+from robustlab.study.parent import check_store
 from robustlab.study.read_back import find_study
 from robustlab.study.status import CellStatus, StudyStatus, read_status
-from robustlab.study.store import check_store
 
 _REFRESH_S = 2.0
 _MOST_ROWS = 30

@@ -15,12 +15,14 @@ from robustlab.cli import options
 from robustlab.cli.progress import StudyDisplay, data_progress
 from robustlab.data import DataSet, data_directory, load_dataset
 from robustlab.errors import InputError
+from robustlab.study.cell import CellResult
 from robustlab.study.conduct import FinishedStudy, conduct_study
+from robustlab.study.cross_check import DEFAULT_IMAGES
 from robustlab.study.executors import LocalExecutor
+from robustlab.study.parent import check_store
 from robustlab.study.plan import ATTACK_NAMES, StudyPlan, plan_study
 from robustlab.study.report import verdict_rows
 from robustlab.study.runner import MakeExecutor
-from robustlab.study.store import check_store
 from robustlab.study.tables import results_table, verdicts_table
 
 
@@ -31,6 +33,7 @@ def study(
     seeds: options.Seeds = "0",
     attacks: options.Attacks = "cw,ifgsm",
     attack_images: options.AttackImages = 100,
+    cross_check: options.CrossCheck = DEFAULT_IMAGES,
     train_budget: options.TrainBudget = "epochs",
     epochs: options.Epochs = options.AUTO,
     recipe: options.RecipeChanges = options.AUTO,
@@ -69,6 +72,7 @@ def study(
         ifgsm=cast(IFGSM, chosen["ifgsm"].constants),
         constants_origin={name: one.origin for name, one in chosen.items()},
         device=devices[0] if devices else None,
+        cross_check=cross_check,
     )
     return _conduct(plan, "study", console, fresh, devices, make_executor)
 
@@ -164,6 +168,7 @@ def _show_finished(finished: FinishedStudy, console: Console) -> None:
         console.print(results_table(finished.outcome.results))
     for cell, reason in finished.outcome.failures.items():
         console.print(f"failed: {cell.variant} {cell.train_size:,} seed {cell.seed}: {reason}", style="red")
+    _show_doubts(finished.outcome.results, console)
     if finished.judgement is not None:
         console.print(verdicts_table(verdict_rows(finished.judgement), finished.judgement.seeds == 1))
     for label, place in (
@@ -175,3 +180,15 @@ def _show_finished(finished: FinishedStudy, console: Console) -> None:
     ):
         if place:
             console.print(f"{label:<10}  {place}", soft_wrap=True, highlight=False)
+
+
+def _show_doubts(results: Sequence[CellResult], console: Console) -> None:
+    """A line for everything that makes scores doubtful, once, with the cells that it is true of."""
+    for kind, style in (("suspicion", "red"), ("warning", "yellow")):
+        cells: dict[str, list[str]] = {}
+        for one in results:
+            if text := getattr(one, kind):
+                cells.setdefault(text, []).append(one.cell.shown)
+        for text, shown in cells.items():
+            more = f" and {len(shown) - 1} more" if len(shown) > 1 else ""
+            console.print(f"{kind}: {shown[0]}{more}: {text}", style=style, markup=False, soft_wrap=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from functools import partial
-from pathlib import Path
 from types import TracebackType
 from typing import Annotated
 
@@ -15,9 +14,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from robustlab.cli import options
 from robustlab.cli.study import open_dataset
+from robustlab.data.files import user_path
 from robustlab.errors import InputError
 from robustlab.study.executors.on_ray import connect
-from robustlab.study.store import check_store
+from robustlab.study.parent import check_store
 from robustlab.study.tuning.conduct import TuningProgress, conduct_tuning
 from robustlab.study.tuning.constants_file import FILE_NAME
 from robustlab.study.tuning.plan import plan_tuning
@@ -139,7 +139,7 @@ def tune(
         name=given(name),
         device=place,
     )
-    folder = None if options.is_auto(out) else Path(out).expanduser()
+    folder = None if options.is_auto(out) else user_path(out)
     check_store()
     if folder is not None:
         try:

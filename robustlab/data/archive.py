@@ -9,9 +9,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from robustlab.data.files import check_md5, download_file, missing_file, read_file, write_atomically
+from robustlab.data.files import check_md5, download_file, missing_file, read_file
 from robustlab.data.images import ProgressCallback
 from robustlab.errors import InputError
+from robustlab.files import write_atomically
 
 MAX_MEMBER_BYTES = 1 << 30
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from robustlab.data.files import write_atomically
 from robustlab.data.images import LabelledImages, digest_arrays
+from robustlab.files import write_atomically
 
 FORMAT = "robustlab arrays 1"
 MAX_HEADER_BYTES = 4096
@@ -37,7 +37,7 @@ def load_arrays(paths: Sequence[Path], fingerprint: str) -> tuple[LabelledImages
     for path in paths:
         try:
             arrays = _load(path, fingerprint)
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError):
             continue  # absent, truncated or altered: the source is decoded anew
         if arrays:
             return arrays

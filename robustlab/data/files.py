@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, and errors that name the file."""
+"""Downloads that are whole or not there, checksums, and errors that name the file."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ import http.client
 import os
 import tempfile
 import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 from robustlab.data.images import ProgressCallback
 from robustlab.errors import InputError
+from robustlab.files import write_atomically
 
 CHUNK_BYTES = 1 << 20
 TIMEOUT_S = 30
 
 
-@contextmanager
-def write_atomically(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that appears under its name only once all of it is on the disk."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+def user_path(text: str) -> Path:
+    """A path as the user wrote it, ``~`` included.
+
+    Raises:
+        InputError: it cannot be one: an unknown user's home, or a NUL.
+    """
     try:
-        with part.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
+        path = Path(text).expanduser()
+        os.fsencode(path)
+    except (RuntimeError, ValueError) as error:  # ValueError: what no file name can be encoded from
+        raise InputError(f"{text!r} is no path ({error}); give another") from None
+    if "\0" in text:
+        raise InputError(f"{text!r} is no path (it holds a NUL); give another")
+    return path
 
 
 def read_file(path: Path) -> bytes:

@@ -12,7 +12,6 @@ import hashlib
 import os
 import threading
 import zipfile
-import zlib
 from pathlib import Path
 
 from robustlab.data.files import read_file
@@ -68,9 +67,10 @@ class ZipFiles:
         try:
             state = path.stat()
             self._zip = zipfile.ZipFile(path)
-        except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        except Exception as error:  # zipfile has a dozen for damaged bytes
+            reason = " ".join(str(error).split())
             raise InputError(
-                f"{path} is damaged or truncated ({error}); delete it, then run again or get it again"
+                f"{path} is damaged or truncated ({reason}); delete it, then run again or get it again"
             ) from error
         self._members = {
             member.filename.removeprefix(top): member
@@ -94,16 +94,10 @@ class ZipFiles:
             with self._lock, self._zip.open(member) as file:
                 # No more than promised, whatever the compressed bytes would unpack to.
                 return file.read(member.file_size)
-        except (
-            OSError,
-            EOFError,
-            zipfile.BadZipFile,
-            NotImplementedError,
-            RuntimeError,
-            zlib.error,
-        ) as error:
+        except Exception as error:  # zipfile and each decompressor have their own
+            reason = " ".join(str(error).split())
             raise InputError(
-                f"{self.describe(name)} is damaged ({error}); delete the zip, then run again or get it again"
+                f"{self.describe(name)} is damaged ({reason}); delete the zip, then run again or get it again"
             ) from error
 
     def describe(self, name: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from robustlab.data.files import user_path
 from robustlab.data.images import DataSet, ProgressCallback
 from robustlab.data.tuning_slice import hold_out_tuning
 from robustlab.errors import InputError
@@ -17,7 +18,7 @@ DATA_DIR_VARIABLE = "ROBUSTLAB_DATA_DIR"
 def data_directory(option: str | Path | None = None) -> Path:
     """Where data sets live: the option, else ROBUSTLAB_DATA_DIR, else ``~/.cache/robustlab/data``."""
     given = str(option or os.environ.get(DATA_DIR_VARIABLE) or "")
-    return Path(given).expanduser() if given else Path.home() / ".cache" / "robustlab" / "data"
+    return user_path(given) if given else Path.home() / ".cache" / "robustlab" / "data"
 
 
 def load_dataset(
@@ -84,5 +85,5 @@ def _load(name: str, directory: Path, download: bool, on_progress: ProgressCallb
         return load_tiny_imagenet(directory, download, on_progress)
     from robustlab.data.image_folder import load_image_folder
 
-    folder = Path(name.removeprefix(IMAGE_FOLDER_PREFIX)).expanduser()
+    folder = user_path(name.removeprefix(IMAGE_FOLDER_PREFIX))
     return load_image_folder(name, folder, on_progress)

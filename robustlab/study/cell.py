@@ -30,6 +30,11 @@ class Cell:
         dataset = "".join(c if c.isalnum() or c in "-_." else "-" for c in self.dataset)
         return f"{dataset}-{self.model}" + ("-aug" if self.augmented else "")
 
+    @property
+    def shown(self) -> str:
+        """The cell in words."""
+        return f"{self.dataset} {self.variant}, {self.train_size:,} images, seed {self.seed}"
+
     def digest(self, settings: dict[str, object]) -> str:
         """SHA-256 (first 16 hex digits) over the cell and every setting that changes its results."""
         text = json.dumps({"cell": asdict(self), "settings": settings}, sort_keys=True, default=str)
@@ -42,6 +47,7 @@ class CellResult:
 
     Accuracies and success rates are fractions; distortions are in units of the [0, 1] pixel range and None where the
     cell has no score (no common-correct image, or the attack was not run). ``images`` counts the images averaged over.
+    ``suspicion`` says where a score is an overestimate, ``warning`` what else makes one doubtful; both for people.
     """
 
     cell: Cell
@@ -54,3 +60,9 @@ class CellResult:
     linf_success_rate: float | None
     train_s: float
     attack_s: float
+    suspicion: str = ""
+    warning: str = ""
+
+    def suspected(self, norm: str) -> bool:
+        """Whether other attacks showed this norm's score ("l2" or "linf") to be an overestimate."""
+        return any(part.lower().startswith(f"{norm}:") for part in self.suspicion.split("; "))

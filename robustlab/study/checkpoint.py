@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from robustlab.errors import InputError
+from robustlab.files import file_digest
 from robustlab.models import build_model
 from robustlab.training import TrainingState
 
@@ -45,10 +46,12 @@ def load_checkpoint(folder: Path) -> nn.Module:
         description = json.loads((folder / DESCRIPTION_FILE).read_text())
         # Checkpoints of older versions name no digest.
         _check_digest(folder / WEIGHTS_FILE, description.get("sha256"))
-        model = build_model(
-            description["model"], tuple(description["image_shape"]), int(description["num_classes"])
-        )
-        model.load_state_dict(load_file(folder / WEIGHTS_FILE))
+        name, shape = description["model"], tuple(description["image_shape"])
+        weights = load_file(folder / WEIGHTS_FILE)
+        with torch.device("meta"):  # what the description asks for, before any memory is taken for it
+            build_model(name, shape, int(description["num_classes"])).load_state_dict(weights, assign=True)
+        model = build_model(name, shape, int(description["num_classes"]))
+        model.load_state_dict(weights)
     except InputError:
         raise
     except Exception as error:  # safetensors, json and torch each have their own for a damaged file
@@ -88,12 +91,6 @@ def load_training_state(folder: Path) -> TrainingState:
         raise
     except Exception as error:
         raise _unreadable("a training", folder, error) from error
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file (64 hex digits)."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_digest(path: Path, expected: str | None) -> None:

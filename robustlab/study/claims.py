@@ -38,6 +38,8 @@ CURVE_TAG = "robustlab.curve"
 TRAINED = "trained"
 _OWNER_PARAM = "owner."
 _YIELD_S = 0.3
+# Tokens of the owners that work in this process.
+_WORKING: set[str] = set()
 
 
 class ClaimLost(RuntimeError):
@@ -57,7 +59,13 @@ class Owner:
     @classmethod
     def this_process(cls, study: str) -> Owner:
         """The owner that stands for this process working on ``study``."""
-        return cls(_host(), os.getpid(), _started(os.getpid()), study, uuid.uuid4().hex[:12])
+        owner = cls(_host(), os.getpid(), _started(os.getpid()), study, uuid.uuid4().hex[:12])
+        _WORKING.add(owner.token)
+        return owner
+
+    def stop(self) -> None:
+        """It works no more, though its process lives on and may begin the same study again."""
+        _WORKING.discard(self.token)
 
     @classmethod
     def parse(cls, text: str) -> Owner:
@@ -112,7 +120,8 @@ class Liveness:
     def lives(self, owner: Owner) -> bool:
         """Whether the owner still works, as far as can be known from here."""
         if owner.host == _host():
-            return _started(owner.process) == owner.started
+            ours = owner.process == os.getpid()
+            return _started(owner.process) == owner.started and (not ours or owner.token in _WORKING)
         try:
             parent = self._client.get_run(owner.study)
         except MlflowException:

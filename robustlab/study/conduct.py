@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -14,17 +15,20 @@ from mlflow import MlflowClient
 
 from robustlab import __version__
 from robustlab.evidence import headline
+from robustlab.files import write_atomically
 from robustlab.robustness import mean_over_seeds
 from robustlab.study.cell import CellResult
 from robustlab.study.claims import Claims, Heartbeat
 from robustlab.study.executors import LocalExecutor
+from robustlab.study.parent import parent_run, study_experiment
 from robustlab.study.patience import Patience, PatientClient, few_http_retries
 from robustlab.study.plan import StudyPlan
+from robustlab.study.read_back import SUSPICION_TAG
 from robustlab.study.registry import set_aliases
 from robustlab.study.report import Judgement, judge_studies, read_study, write_report
 from robustlab.study.resume import PLAN_TAG, close_abandoned, forget, own, take_up
 from robustlab.study.runner import MakeExecutor, StudyOutcome, StudyProgress, run_study
-from robustlab.study.store import StudyStore, parent_run, run_page, study_experiment, ui_command
+from robustlab.study.store import StudyStore, run_page, ui_command
 from robustlab.study.tuning.constants_file import FILE_NAME as CONSTANTS_FILE
 from robustlab.study.tuning.constants_file import ChosenConstants, write_constants
 from robustlab.study.ui_view import prepare_experiment, view_page
@@ -77,7 +81,7 @@ def conduct_study(
     with few_http_retries():
         patience = Patience(tell)
         client = PatientClient(patience)
-        experiment_id = study_experiment()
+        experiment_id = patience.call(study_experiment)
         if fresh:
             plan = replace(plan, reuse_models=False)
             forget(client, experiment_id, plan, kind)
@@ -97,15 +101,18 @@ def conduct_study(
         }
         earlier_id = None if earlier is None else earlier.info.run_id
         earlier_name = name if earlier is None else earlier.info.run_name
-        with parent_run(earlier_name, tags, _description(plan), earlier_id) as run:
+        with parent_run(earlier_name, tags, _description(plan), earlier_id, patience) as run:
             owner = own(client, run)
             store = StudyStore(run, patience)
-            with Heartbeat(MlflowClient(), store.parent_run_id):
-                close_abandoned(client, experiment_id, store.parent_run_id)
-                _begin(store, plan)
-                claims = Claims(client, experiment_id, owner)
-                outcome = run_study(plan, store, claims, on_progress, make_executor, tell)
-                return _sum_up(store, plan, outcome)
+            try:
+                with Heartbeat(MlflowClient(), store.parent_run_id):
+                    close_abandoned(client, experiment_id, store.parent_run_id)
+                    _begin(store, plan)
+                    claims = Claims(client, experiment_id, owner)
+                    outcome = run_study(plan, store, claims, on_progress, make_executor, tell)
+                    return _sum_up(store, plan, outcome)
+            finally:
+                owner.stop()
 
 
 def _begin(store: StudyStore, plan: StudyPlan) -> None:
@@ -127,6 +134,11 @@ def _sum_up(store: StudyStore, plan: StudyPlan, outcome: StudyOutcome) -> Finish
             for cell, why in outcome.failures.items()
         ]
         store.log_tags(store.parent_run_id, {"robustlab.failures": "; ".join(lines)[:5000]})
+    doubted = [one for one in outcome.results if one.suspicion]
+    if doubted:
+        lines = [f"{one.cell.shown}: {one.suspicion}" for one in doubted]
+        text = f"{len(doubted)} of {len(outcome.results)} cells: " + "; ".join(lines)
+        store.log_tags(store.parent_run_id, {SUSPICION_TAG: text[:5000]})
     figure, report, judgement = "", "", None
     if outcome.results:
         with store.artifacts(store.parent_run_id) as folder:
@@ -176,10 +188,12 @@ def write_results(results: Sequence[CellResult], path: Path) -> None:
         {**asdict(result.cell), **{k: v for k, v in asdict(result).items() if k != "cell"}}
         for result in results
     ]
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    with write_atomically(path) as file:
+        file.write(text.getvalue().encode())
 
 
 def _write_dataset(plan: StudyPlan, path: Path) -> None:

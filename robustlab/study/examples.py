@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from robustlab.errors import InputError
 from robustlab.shapes import Float
+from robustlab.study.artifacts import read_arrays
 
 KEPT_IMAGES = 4
 FILE_NAME = "examples.npz"
@@ -56,8 +58,13 @@ def save_examples(
 
 
 def read_examples(path: Path) -> dict[str, Examples]:
-    """The kept images by norm, as ``save_examples`` wrote them."""
-    with np.load(path, allow_pickle=False) as stored:
+    """The kept images by norm, as ``save_examples`` wrote them.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    stored = read_arrays(path)
+    try:
         inputs = stored["inputs"].astype(np.float32) / 255
         return {
             norm: Examples(
@@ -69,3 +76,5 @@ def read_examples(path: Path) -> dict[str, Examples]:
             for norm in ("l2", "linf")
             if f"{norm}_perturbation" in stored
         }
+    except (KeyError, ValueError, TypeError) as error:
+        raise InputError(f"{path.name} does not hold what a study keeps ({type(error).__name__})") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
 
 from robustlab.errors import InputError
+from robustlab.files import write_atomically
 from robustlab.models import MODEL_NAMES, TABLE_1
 from robustlab.robustness import mean_over_seeds, peak, too_few_images
 from robustlab.study.cell import AUGMENTED_SUFFIX, CellResult
@@ -168,12 +168,8 @@ def save_figure(figure: Figure, directory: str | Path) -> tuple[Path, Path]:
 
 
 def _save_whole(figure: Figure, path: Path, **options: object) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        figure.savefig(temporary, format=path.suffix[1:], **options)  # type: ignore[arg-type]
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with write_atomically(path) as file:
+        figure.savefig(file, format=path.suffix[1:], **options)  # type: ignore[arg-type]
 
 
 def _row_order(row: tuple[str, str]) -> tuple[str, int]:

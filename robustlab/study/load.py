@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-import mlflow.artifacts
 import torch
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -19,6 +18,7 @@ from torch import nn
 
 from robustlab.errors import InputError
 from robustlab.models.normalize import Normalize
+from robustlab.study.artifacts import digests, fetch_files
 from robustlab.study.checkpoint import CHECKPOINT, DESCRIPTION_FILE, load_checkpoint
 from robustlab.study.model_log import load_logged_model
 
@@ -41,7 +41,7 @@ def load_model(uri: str) -> nn.Module:
     run_id = run_of_model(uri)
     if run_id is not None and (uri.startswith("models:") or uri.count("/") <= 1):
         with tempfile.TemporaryDirectory(prefix="robustlab-") as folder:
-            place = _checkpoint(run_id, folder)
+            place = _checkpoint(run_id, Path(folder))
             if place is not None:
                 return load_checkpoint(place)
     if (Path(uri) / DESCRIPTION_FILE).exists():
@@ -138,10 +138,13 @@ def _read_weights(path: Path) -> dict[str, torch.Tensor]:
     return loaded
 
 
-def _checkpoint(run_id: str, folder: str) -> Path | None:
-    if not MlflowClient().list_artifacts(run_id, CHECKPOINT):
+def _checkpoint(run_id: str, folder: Path) -> Path | None:
+    """The run's checkpoint; None where it never had one."""
+    client = MlflowClient()
+    run = client.get_run(run_id)
+    if not digests(run, CHECKPOINT) and not client.list_artifacts(run_id, CHECKPOINT):
         return None
-    return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=CHECKPOINT, dst_path=folder))
+    return fetch_files(client, run, CHECKPOINT, folder)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import ErrorCode
 
 from robustlab.errors import InputError
+from robustlab.study.secrets import without_password
 
 PATIENCE_VARIABLE = "ROBUSTLAB_STORE_PATIENCE_S"
 _DEFAULT_PATIENCE_S = 900.0
@@ -47,12 +48,14 @@ class StoreLost(InputError):
 class Patience:
     """Repeats calls that fail because the store is away.
 
+    Once the store was given up, each further call is tried a single time: what is tidied up after that waits no more.
     ``on_wait`` is called with one line when the store went away, about every half minute while it is, and when it is
     back. The limit is 15 minutes, or ROBUSTLAB_STORE_PATIENCE_S seconds.
     """
 
     def __init__(self, on_wait: Callable[[str], None] | None = None) -> None:
         self._on_wait = on_wait
+        self._lost = False
         self.limit_s = float(os.environ.get(PATIENCE_VARIABLE, _DEFAULT_PATIENCE_S))
 
     def call(self, action: Callable[[], T]) -> T:
@@ -73,7 +76,8 @@ class Patience:
                 if away is None:
                     raise
                 waited_s = time.monotonic() - started
-                if waited_s + pause_s > self.limit_s or not away:
+                if self._lost or not away or waited_s + pause_s > self.limit_s:
+                    self._lost = True
                     raise StoreLost(
                         f"the MLflow store {mlflow.get_tracking_uri()} failed ({_reason(error)}) for {waited_s:.0f} s; "
                         "mend it and give the same command again: what was finished is kept"
@@ -81,14 +85,17 @@ class Patience:
                 if waited_s - told_s > 30:
                     told_s = waited_s
                     self._say(
-                        f"the MLflow store {mlflow.get_tracking_uri()} does not answer ({_reason(error)}); "
-                        f"trying again, for {self.limit_s - waited_s:.0f} s at most"
+                        without_password(
+                            f"the MLflow store {mlflow.get_tracking_uri()} does not answer ({_reason(error)}); "
+                            f"trying again, for {self.limit_s - waited_s:.0f} s at most"
+                        )
                     )
                 time.sleep(pause_s)
                 pause_s = min(_MOST_PAUSE_S, 2 * pause_s)
             else:
                 if told_s >= 0:
                     self._say(f"the MLflow store is back after {time.monotonic() - started:.0f} s")
+                self._lost = False
                 return answer
 
     def _say(self, line: str) -> None:

@@ -14,6 +14,7 @@ from robustlab.data import Augmentation, DataSet, check_sizes
 from robustlab.errors import InputError
 from robustlab.models import MODEL_NAMES, build_model
 from robustlab.study.cell import AUGMENTED_SUFFIX, Cell
+from robustlab.study.cross_check import DEFAULT_IMAGES
 from robustlab.training import Recipe, default_recipe
 
 ATTACK_NAMES = ("cw", "ifgsm")
@@ -76,6 +77,8 @@ class StudyPlan:
     device: torch.device
     constants_origin: Mapping[str, str] = field(default_factory=dict)
     reuse_models: bool = True
+    # Checks results and changes none, so it is no part of a digest.
+    cross_check: int = DEFAULT_IMAGES
 
     def cells(self, variant: Variant, seed: int) -> list[Cell]:
         """The cells of one curve, smallest size first."""
@@ -148,6 +151,7 @@ def plan_study(
     ifgsm: IFGSM | None = None,
     constants_origin: Mapping[str, str] | None = None,
     device: torch.device | None = None,
+    cross_check: int = DEFAULT_IMAGES,
 ) -> StudyPlan:
     """Resolve defaults and check everything that can be checked before training.
 
@@ -160,6 +164,7 @@ def plan_study(
             optimiser steps of the largest).
         epochs: instead of the recipes' own; recipe: other fields of every model's recipe (``RECIPE_OPTIONS``).
         constants_origin: by attack, where its constants were taken from; told, never part of a cell's digest.
+        cross_check: other attacks check each cell's scores on so many of its images; 0: none.
 
     Raises:
         InputError: anything unknown, repeated, out of range, or an image too small for an architecture.
@@ -178,6 +183,8 @@ def plan_study(
             raise InputError(f"unknown attack {attack!r}; choose from {', '.join(ATTACK_NAMES)}")
     if attack_images < 0:
         raise InputError(f"attack_images must be 0 (all) or a positive count, not {attack_images}")
+    if cross_check < 0:
+        raise InputError(f"cross_check must be 0 (none) or a positive count of images, not {cross_check}")
     if train_budget not in TRAIN_BUDGETS:
         raise InputError(f"unknown train budget {train_budget!r}; choose from {', '.join(TRAIN_BUDGETS)}")
     recipes = {}
@@ -198,6 +205,7 @@ def plan_study(
         ifgsm or IFGSM(),
         device or default_device(),
         dict(constants_origin or {}),
+        cross_check=cross_check,
     )
 
 

@@ -12,6 +12,8 @@ from mlflow.exceptions import MlflowException
 from robustlab.errors import InputError
 from robustlab.study.cell import Cell, CellResult
 
+# On a cell's run: why a score is doubtful, and where it is an overestimate.
+WARNING_TAG, SUSPICION_TAG = "robustlab.warning", "robustlab.suspicion"
 LINKED = "linked"
 
 
@@ -119,4 +121,6 @@ def result_of(run: Run) -> CellResult:
         linf_success_rate=metrics.get("linf_success_rate"),
         train_s=metrics["train_s"],
         attack_s=metrics["attack_s"],
+        suspicion=run.data.tags.get(SUSPICION_TAG, ""),
+        warning=run.data.tags.get(WARNING_TAG, ""),
     )

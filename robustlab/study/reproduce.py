@@ -6,7 +6,6 @@ import ast
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,6 +15,7 @@ from mlflow.entities import Run
 from robustlab.attacks import IFGSM, CarliniWagnerL2
 from robustlab.data import DataSet, LabelledImages, nested_subsets
 from robustlab.errors import InputError
+from robustlab.study.artifacts import read_arrays
 from robustlab.study.attacking import NORMS, attack_images
 from robustlab.study.cell import Cell
 from robustlab.study.checkpoint import CHECKPOINT, load_checkpoint
@@ -88,7 +88,7 @@ def reproduce_cell(
     sizes = [int(size) for size in params["grid.sizes"].split(",")]
     indices = nested_subsets(dataset.train.labels, dataset.num_classes, sizes, cell.seed)[cell.train_size]
     with store.fetched(run_id, "train_indices.npz") as path:
-        stored_indices = _arrays(path)["train_indices"]
+        stored_indices = read_arrays(path)["train_indices"]
     there = dataset.to(device)
     subset = LabelledImages(there.train.images[indices.to(device)], there.train.labels[indices.to(device)])
     model = initial_model(cell.model, there, subset, cell.seed).to(device)
@@ -127,7 +127,7 @@ def _attack_again(
     if not names:
         return []
     with store.fetched(run.info.run_id, "distances.npz") as path:
-        stored = _arrays(path)
+        stored = read_arrays(path)
     chosen = torch.from_numpy(stored["test_indices"]).to(device)
     constants = {
         "cw": _from_params(CarliniWagnerL2, params, "cw."),
@@ -167,16 +167,6 @@ def _then(store: StudyStore, run_id: str) -> dict[str, str]:
     with store.fetched(run_id, LINEAGE_FILE) as path:
         found: dict[str, str] = json.loads(path.read_text())
         return found
-
-
-def _arrays(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            return dict(stored)
-    except Exception as error:  # zipfile, zlib and numpy each have their own for a damaged file
-        raise InputError(
-            f"{path.name} is damaged ({type(error).__name__}); it was truncated or altered"
-        ) from error
 
 
 def _from_params(kind: type[T], params: Mapping[str, str], prefix: str) -> T:

@@ -12,6 +12,7 @@ from robustlab.errors import InputError
 from robustlab.study.checkpoint import CHECKPOINT, load_checkpoint
 from robustlab.study.claims import STAGE_TAG, TRAINED
 from robustlab.study.lineage import FILE_NAME as LINEAGE_FILE
+from robustlab.study.patience import StoreLost
 from robustlab.study.store import StudyStore
 from robustlab.training import TrainingResult
 
@@ -40,6 +41,8 @@ def earlier_training(store: StudyStore, digest: str) -> EarlierTraining | None:
     for run in found:
         try:
             return _read(store, run)
+        except StoreLost:
+            raise
         except (InputError, ValueError, KeyError):
             continue  # its artifacts were deleted or damaged; another may be whole, else it is trained again
     return None

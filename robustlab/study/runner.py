@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -16,6 +17,7 @@ from robustlab.study.claims import CELL_TAG, CURVE_TAG, ClaimLost, Claims, is_tr
 from robustlab.study.executors import Done, Executor, LocalExecutor, Task
 from robustlab.study.executors.task import TaskGone
 from robustlab.study.grid import CellState, Curve, curves_of, fail
+from robustlab.study.patience import StoreLost
 from robustlab.study.plan import StudyPlan
 from robustlab.study.read_back import LINKED, link_tag
 from robustlab.study.stages import Stages
@@ -127,8 +129,9 @@ class _StudyRun:
                     executor.close()
         except BaseException as error:
             # Nothing may stay RUNNING for ever, whatever ended the study (Ctrl-C too).
-            for run_id in list(self.claims.held):
-                self.claims.release(run_id, f"the study ended: {type(error).__name__}")
+            with suppress(StoreLost):
+                for run_id in list(self.claims.held):
+                    self.claims.release(run_id, f"the study ended: {type(error).__name__}")
             raise
         states = [state for curve in self.curves for state in curve.cells]
         return StudyOutcome(
@@ -224,6 +227,8 @@ class _StudyRun:
             self.read(curve)
         else:
             raise done.error
+        if curve.ended:
+            curve.let_go()
         self.show(state.cell, "logging", 1, 1, 1.0 if state.ended else 0.0)
 
     def read(self, curve: Curve) -> None:
@@ -231,6 +236,8 @@ class _StudyRun:
         for state in curve.cells:
             if state.ended:
                 self.link(state)
+        if curve.ended:
+            curve.let_go()
 
     def link(self, state: CellState) -> None:
         """A cell that is another study's child belongs to this one too."""

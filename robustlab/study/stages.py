@@ -15,7 +15,8 @@ from torch import Tensor
 from robustlab.data import LabelledImages, nested_subsets, subset_digest
 from robustlab.errors import InputError
 from robustlab.shapes import Bool
-from robustlab.study.attacking import Attacked, attack_images
+from robustlab.study.artifacts import read_arrays
+from robustlab.study.attacking import attack_images
 from robustlab.study.cell import Cell, CellResult
 from robustlab.study.checkpoint import (
     CHECKPOINT,
@@ -29,6 +30,7 @@ from robustlab.study.examples import save_examples
 from robustlab.study.lineage import FILE_NAME as LINEAGE_FILE
 from robustlab.study.lineage import lineage
 from robustlab.study.model_log import ModelLog
+from robustlab.study.patience import StoreLost
 from robustlab.study.plan import StudyPlan, Variant
 from robustlab.study.read_back import result_of
 from robustlab.study.registry import MODEL_TAG, register_model
@@ -150,7 +152,13 @@ class Stages:
             self.show(cell, name, done, total, share)
 
         attacked = attack_images(
-            plan.attacks, model, inputs, labels, {"cw": plan.cw, "ifgsm": plan.ifgsm}, show
+            plan.attacks,
+            model,
+            inputs,
+            labels,
+            {"cw": plan.cw, "ifgsm": plan.ifgsm},
+            show,
+            check_images=plan.cross_check,
         )
         arrays: dict[str, np.ndarray] = {
             "test_indices": chosen.numpy(),
@@ -168,7 +176,7 @@ class Stages:
             save_examples(folder, chosen, inputs, attacked.adv_inputs)
         run = store.client.get_run(run_id)
         store.log_metrics(run_id, metrics, model_id=run.data.tags.get(MODEL_TAG))
-        store.log_tags(run_id, _attack_tags(attacked))
+        store.log_tags(run_id, attacked.tags)
         run = store.client.get_run(run_id)
         check_owner(run, self.owner)
         result = result_of(run)
@@ -181,13 +189,7 @@ class Stages:
     def correct_images(self, run_id: str) -> Bool[Tensor, " images"]:
         """Which test images a trained cell's model gets right, as ``train`` stored it."""
         with self.store.fetched(run_id, CORRECT_FILE) as path:
-            try:
-                with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-                    return torch.from_numpy(stored["correct"])
-            except Exception as error:  # zipfile, zlib and numpy each have their own for a damaged file
-                raise InputError(
-                    f"{CORRECT_FILE} of run {run_id} is damaged ({type(error).__name__}); start anew with --fresh"
-                ) from error
+            return torch.from_numpy(read_arrays(path)["correct"])
 
     def _state(self, run_id: str) -> TrainingState | None:
         """The newest whole state of an interrupted training, if it kept one."""
@@ -197,6 +199,8 @@ class Stages:
             try:
                 with self.store.fetched(run_id, slot) as folder:
                     states.append(load_training_state(folder))
+            except StoreLost:
+                raise
             except InputError:
                 continue  # interrupted while it was written; the other slot is whole
         return max(states, key=lambda state: state.steps, default=None)
@@ -230,11 +234,3 @@ def _keep_state_s() -> float:
     if not seconds >= 0:
         raise InputError(f"{KEEP_STATE_VARIABLE} is {text!r}; give seconds from 0 on, or leave it out (60)")
     return seconds
-
-
-def _attack_tags(attacked: Attacked) -> dict[str, str]:
-    warnings = {sentence for score in attacked.scores.values() for sentence in score.warnings}
-    tags = dict(attacked.engine)
-    if warnings:
-        tags["robustlab.warning"] = "; ".join(sorted(warnings))
-    return tags

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,19 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-import mlflow.artifacts
-from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID
 
 from robustlab.errors import InputError
+from robustlab.files import disk_failure
+from robustlab.study.artifacts import DIGEST_TAG, digests, fetch_files, local_root, log_folder
 from robustlab.study.cell import Cell
-from robustlab.study.first_use import one_at_a_time
-from robustlab.study.patience import Patience, PatientClient
-
-DEFAULT_EXPERIMENT = "robustlab"
+from robustlab.study.patience import Patience, PatientClient, StoreLost
+from robustlab.study.secrets import without_password
 
 # Tags that say where a run's code came from; children take them over from the parent.
 _ORIGIN_TAGS = ("mlflow.user", "mlflow.source.name", "mlflow.source.type", "mlflow.source.git.commit")
@@ -39,84 +36,6 @@ class TrainingSubset:
     name: str
     digest: str
     source: str
-
-
-def check_store() -> None:
-    """Ask the tracking store something small, so that a store that does not work is known before any training.
-
-    Raises:
-        InputError: it does not answer, or cannot be written to.
-    """
-    uri = mlflow.get_tracking_uri()
-    if uri.startswith("sqlite:///"):
-        database = Path(uri.removeprefix("sqlite:///"))
-        place = database if database.exists() else database.parent
-        if not os.access(place, os.W_OK):
-            raise InputError(
-                f"cannot write the MLflow store {uri}; set MLFLOW_TRACKING_URI to one that can be written"
-            )
-    with _short_patience():
-        try:
-            with one_at_a_time(uri):
-                MlflowClient().search_experiments(max_results=1)
-        except Exception as error:  # each kind of store has exceptions of its own
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise InputError(
-                f"the MLflow store {uri} does not answer ({reason[:200]}); start it or set MLFLOW_TRACKING_URI"
-            ) from error
-
-
-@contextmanager
-def _short_patience() -> Iterator[None]:
-    """MLflow's own seven retries of two minutes each are for a store that once worked."""
-    wanted = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update({name: value for name, value in wanted.items() if before[name] is None})
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-
-
-def study_experiment() -> str:
-    """The id of the experiment that a new run would go to (see ``parent_run``)."""
-    if "MLFLOW_RUN_ID" in os.environ:
-        return str(MlflowClient().get_run(os.environ["MLFLOW_RUN_ID"]).info.experiment_id)
-    if os.environ.get("MLFLOW_EXPERIMENT_ID"):
-        return os.environ["MLFLOW_EXPERIMENT_ID"]
-    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", DEFAULT_EXPERIMENT)
-    return str(mlflow.set_experiment(name).experiment_id)
-
-
-@contextmanager
-def parent_run(
-    name: str, tags: Mapping[str, str], description: str, run_id: str | None = None
-) -> Iterator[Run]:
-    """The run that the whole command logs to: the one that ``mlflow run`` made, else ``run_id``'s, else a new one.
-
-    A new run goes to the experiment that the environment names (MLFLOW_EXPERIMENT_NAME or _ID), else to "robustlab".
-    """
-    launched = "MLFLOW_RUN_ID" in os.environ
-    resumed = None if launched else run_id
-    if (
-        not launched
-        and not resumed
-        and not {"MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"} & set(os.environ)
-    ):
-        mlflow.set_experiment(DEFAULT_EXPERIMENT)
-    try:
-        started = mlflow.start_run(run_id=resumed, run_name=None if launched or resumed else name)
-        mlflow.set_tags({**tags, "mlflow.runName": name, "mlflow.note.content": description})
-    except MlflowException as error:
-        mlflow.end_run("FAILED")
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise InputError(
-            f"the MLflow store {mlflow.get_tracking_uri()} takes no run ({reason}); mend it or set MLFLOW_TRACKING_URI"
-        ) from error
-    with started as run:
-        yield run
 
 
 class StudyStore:
@@ -205,34 +124,24 @@ class StudyStore:
         """The artifact, a file or a folder, on this machine's disk while the block runs.
 
         Raises:
-            InputError: the run has no such artifact, or it cannot be fetched.
+            InputError: see ``fetch_files``.
         """
         with tempfile.TemporaryDirectory(prefix="robustlab-") as folder:
-            try:
-                place = self.patience.call(
-                    lambda: mlflow.artifacts.download_artifacts(
-                        run_id=run_id, artifact_path=path, dst_path=folder
-                    )
-                )
-            except (MlflowException, OSError) as error:
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-                raise InputError(
-                    f"cannot get {path} of run {run_id} ({reason}); the artifact is gone, so do the cell again"
-                ) from error
-            yield Path(place)
+            yield fetch_files(self.client, self.client.get_run(run_id), path, Path(folder))
 
     @contextmanager
-    def artifacts(self, run_id: str, artifact_path: str | None = None) -> Iterator[Path]:
+    def artifacts(self, run_id: str, artifact_path: str = "") -> Iterator[Path]:
         """A temporary folder whose content is logged to the run when the block ends without an error."""
         with tempfile.TemporaryDirectory(prefix="robustlab-") as folder:
             yield Path(folder)
-            self.client.log_artifacts(run_id, folder, artifact_path)
+            log_folder(self.client, run_id, Path(folder), artifact_path)
 
     def delete_artifacts(self, run_id: str, path: str) -> None:
-        """Delete an artifact folder, where there is one."""
+        """Delete an artifact folder, where there is one; its files' digests stay behind, empty."""
+        run = self.client.get_run(run_id)
+        self.log_tags(run_id, {f"{DIGEST_TAG}{path}/{name}": "" for name in digests(run, path)})
         if self.client.list_artifacts(run_id, path):
-            uri = self.client.get_run(run_id).info.artifact_uri
-            repository = get_artifact_repository(uri)
+            repository = get_artifact_repository(run.info.artifact_uri)
             self.patience.call(lambda: repository.delete_artifacts(path))
 
     def check_artifacts(self) -> None:
@@ -245,10 +154,13 @@ class StudyStore:
         try:
             with self.artifacts(self.parent_run_id) as folder:
                 (folder / "packages.txt").write_text("\n".join(dict.fromkeys(packages)) + "\n")
-        except (OSError, MlflowException) as error:
+        except (OSError, MlflowException, StoreLost) as error:
+            reason = disk_failure(error)
+            if reason is None and isinstance(error, StoreLost):
+                raise
             place = self.client.get_run(self.parent_run_id).info.artifact_uri
             raise InputError(
-                f"cannot write artifacts to {place} ({type(error).__name__}: {str(error).splitlines()[0][:200]}); "
+                f"cannot write artifacts to {place} ({reason or str(error).splitlines()[0][:200]}); "
                 "make it writable or choose another experiment or MLFLOW_TRACKING_URI"
             ) from error
 
@@ -263,12 +175,9 @@ class StudyStore:
 
     def local_artifact(self, run_id: str, path: str) -> str:
         """The artifact's path on this machine's disk if it has one, else its address."""
-        root: str = self.client.get_run(run_id).info.artifact_uri
-        if "://" not in root:
-            return str(Path(root) / path)
-        if root.startswith("file://"):
-            return str(Path(root.removeprefix("file://")) / path)
-        return f"{root}/{path}"
+        run = self.client.get_run(run_id)
+        root = local_root(run)
+        return str(root / path) if root is not None else f"{run.info.artifact_uri}/{path}"
 
 
 def _identity(cell: Cell) -> dict[str, str]:
@@ -283,12 +192,12 @@ def _identity(cell: Cell) -> dict[str, str]:
 
 def ui_command() -> str:
     """The one line that opens the MLflow UI on the current store."""
-    uri = mlflow.get_tracking_uri()
+    uri = without_password(mlflow.get_tracking_uri())
     return f"open {uri}" if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
 
 
 def run_page(experiment_id: str, run_id: str) -> str:
     """The run's address in the UI (on the UI's default port where the store is local)."""
-    uri = mlflow.get_tracking_uri()
+    uri = without_password(mlflow.get_tracking_uri())
     root = uri if uri.startswith("http") else "http://127.0.0.1:5000"
     return f"{root}/#/experiments/{experiment_id}/runs/{run_id}"

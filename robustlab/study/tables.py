@@ -43,7 +43,7 @@ def results_table(results: Sequence[CellResult]) -> Table:
     )
     groups = _by_variant(results)
     several = len({dataset for dataset, _, _ in groups}) > 1
-    few = False
+    few = suspected = False
     previous_dataset = None
     for (dataset, _, _), of_variant in groups.items():
         if several and dataset != previous_dataset:
@@ -53,11 +53,14 @@ def results_table(results: Sequence[CellResult]) -> Table:
         for size in sorted({result.cell.train_size for result in of_variant}):
             of_size = [result for result in of_variant if result.cell.train_size == size]
             few |= min(result.images for result in of_size) < MINIMUM_IMAGES
+            suspected |= any(result.suspicion for result in of_size)
             table.add_row(of_variant[0].cell.variant, f"{size:,}", *_measures(of_size, len(seeds)))
         table.add_section()
     captions = [f"{_MISSING}: no value, or not in every seed"]
     if few:
         captions.append(f"!: fewer than {MINIMUM_IMAGES} images, too few to mean anything")
+    if suspected:
+        captions.append("?: an overestimate, other attacks come nearer on a sample")
     table.caption = "\n".join(captions)
     return table
 
@@ -77,7 +80,8 @@ def _measures(of_size: list[CellResult], seeds: int) -> list[str]:
 
     def mean(field: str, digits: int, scale: float = 1.0) -> str:
         value = mean_over_seeds([*(getattr(result, field) for result in of_size), *absent])
-        return _MISSING if value is None else f"{scale * value:.{digits}f}"
+        mark = "?" if any(result.suspected(field) for result in of_size) else ""
+        return (_MISSING if value is None else f"{scale * value:.{digits}f}") + mark
 
     def worst_rate(field: str) -> str:
         rates = [rate for result in of_size if (rate := getattr(result, field)) is not None]

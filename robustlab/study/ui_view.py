@@ -7,6 +7,8 @@ import json
 import mlflow
 from mlflow import MlflowClient
 
+from robustlab.study.secrets import without_password
+
 VIEW_KEY = "robustlab"
 _COLUMNS = (
     "params.`dataset`",
@@ -44,7 +46,7 @@ def prepare_experiment(client: MlflowClient, experiment_id: str) -> None:
 
 def view_page(experiment_id: str) -> str:
     """The address of the view in the UI (on its default port where the store is local)."""
-    uri = mlflow.get_tracking_uri()
+    uri = without_password(mlflow.get_tracking_uri())
     root = uri if uri.startswith("http") else "http://127.0.0.1:5000"
     return f"{root}/#/experiments/{experiment_id}/runs?viewStateShareKey={VIEW_KEY}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -10,7 +11,9 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
+from robustlab.study.report import judge_studies, write_report
 from tests.browser.conftest import SmallStudy, Watched
+from tests.study.made_up_studies import whole_study
 
 Open = Callable[..., Watched]
 
@@ -168,3 +171,36 @@ def test_drawn_heights_are_the_scores(study: SmallStudy, open_page: Open) -> Non
             if r.cell.variant == "perceptron" and r.cell.train_size == size
         ]
         assert height == pytest.approx(sum(filter(None, scores)) / 2, rel=0.01)
+
+
+def test_hostile_names_run_nothing(tmp_path: Path, open_page: Open) -> None:
+    """Names of classes, data sets, runs, tags and failures that are markup are shown as text, and none of it runs."""
+    evil = '<img src=x onerror="window.pwned=1">\'</script><script>window.pwned=2</script>{{7*7}}javascript:pwned=3'
+    study = whole_study(seeds=(0,))
+    doubtful = replace(
+        study.cells[0], warning=evil, result=replace(study.cells[0].result, suspicion=f"L2: {evil}")
+    )
+    study = replace(
+        study,
+        name=evil,
+        cells=[doubtful, *study.cells[1:]],
+        dataset={**study.dataset, "name": evil, "class_names": [evil] * 10},
+        tags={
+            **study.tags,
+            "robustlab.dataset": evil,
+            "robustlab.code": evil,
+            "mlflow.source.git.commit": evil,
+        },
+        params={**study.params, "grid.attacks": evil, "cw.evil": evil},
+        unfinished=[(evil, evil)],
+        packages=[evil],
+    )
+    path = write_report([study], judge_studies([study], draws=99), tmp_path)
+    watched = open_page(path.as_uri())
+    for plot in watched.page.locator(".plot").all()[:3]:
+        plot.hover(position={"x": 200, "y": 80})
+    assert watched.page.evaluate("window.pwned") is None
+    assert watched.errors == []
+    assert [url for url in watched.requests if not url.startswith(("file:", "data:"))] == []
+    assert watched.page.locator("script").count() == 1
+    assert "<img src=x onerror=" in watched.page.locator("body").inner_text()

@@ -240,3 +240,30 @@ def test_the_default_study_keeps_its_promises(store: Path, monkeypatch: pytest.M
         assert correctly_classified(model, digits.test).double().mean().item() == metrics["test_accuracy"]
     last = {v.name: float(v.tags["test_accuracy"]) for v in versions if v.tags["train_size"] == "1200"}
     assert min(last.values()) > 0.95
+
+
+_HOSTILE = (
+    "$(touch {0})", "`touch {0}`", "; touch {0}", "| touch {0}", "&& touch {0}", "|| touch {0}", "' ; touch {0} ; '",
+    "\" ; touch {0} ; \"", "\n touch {0}\n", "> {0}", "x}} ; touch {0} ; {{x", "$IFS;touch {0}", "--help; touch {0}",
+    "\\'; touch {0}; #", "$(touch${{IFS}}{0})", "<(touch {0})", "& touch {0} &",
+)  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("entry", ["main", "tune"])
+def test_values_cannot_inject_shell(entry: str, store: Path) -> None:
+    """Hostile values in every text parameter at once: refused in one line, and no file that they would have made."""
+    text = [
+        line.strip() for line in (PROJECT / "MLproject").read_text().split(f"  {entry}:\n")[1].splitlines()
+    ]
+    stop = next(index for index, line in enumerate(text) if line.startswith("command"))
+    names = [line.split(":")[0] for line in text[1:stop] if "type: string" in line]
+    assert len(names) > 8
+    values = {
+        name: _HOSTILE[number % len(_HOSTILE)].format(f"pwned-{name}") for number, name in enumerate(names)
+    }
+    done = mlflow_run(PROJECT, store, "-e", entry, *parameters(values))
+    assert done.returncode != 0
+    assert "robustlab: " in done.stderr
+    assert "Traceback" not in done.stderr.partition("robustlab: ")[0]
+    assert [*store.rglob("*pwned*"), *PROJECT.glob("*pwned*"), *PROJECT.glob("*/pwned*")] == []

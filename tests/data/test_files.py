@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from robustlab.data.files import download_file, write_atomically
+from robustlab.data.files import download_file
 from robustlab.errors import InputError
+from robustlab.files import write_atomically
 
 CONTENT = bytes(range(256)) * 8192  # 2 MB: more than one chunk
 MD5 = hashlib.md5(CONTENT).hexdigest()

@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
+import socket
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import mlflow
@@ -16,7 +20,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from robustlab.cli import main
-from robustlab.study.checkpoint import WEIGHTS_FILE, file_digest
+from robustlab.files import file_digest
+from robustlab.study.checkpoint import WEIGHTS_FILE
 
 # Small and whole: two sizes of a model with batch normalisation, both attacks.
 SMALL = (
@@ -161,3 +166,41 @@ def check_nothing_is_left_over(cells: int) -> None:
 
 def _versions(client: MlflowClient, name: str) -> list[object]:
     return list(client.search_model_versions(f"name = '{name}'"))
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def tracking_server(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """An MLflow server on the folder's store, with artifacts through the server."""
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db",
+        "--artifacts-destination", str(folder / "artifacts"), "--port", str(port), "--workers", "1",
+    ]  # fmt: skip
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
+    # Seven more processes that load all of MLflow, for jobs that a study never asks for.
+    kept["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
+    with (folder / "server.txt").open("ab") as log:
+        server = subprocess.Popen(
+            command, cwd=folder, env=kept, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        until = time.monotonic() + 120
+        while True:
+            with socket.socket() as client:
+                if client.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            assert server.poll() is None, (folder / "server.txt").read_text()
+            assert time.monotonic() < until
+            time.sleep(0.2)
+        yield server
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait()

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import traceback
+from collections.abc import Callable
+
+import numpy as np
+import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from robustlab.attacks import IFGSM, CarliniWagnerL2
 from robustlab.study.attacking import attack_images, chosen_images
@@ -66,11 +72,91 @@ def test_a_missed_image_leaves_no_mean() -> None:
 
     inputs = torch.rand(3, 1, 2, 2)
     few = {"ifgsm": IFGSM(passes=2), "cw": CarliniWagnerL2(max_iterations=5, binary_search_steps=2)}
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        attacked = attack_images(("ifgsm", "cw"), Constant(), inputs, torch.zeros(3, dtype=torch.long), few)
+    attacked = attack_images(("ifgsm", "cw"), Constant(), inputs, torch.zeros(3, dtype=torch.long), few)
+    assert "outputs are the same for all 3 images" in attacked.tags["robustlab.warning"]
     for norm in ("l2", "linf"):
         assert attacked.metrics[norm] is None
         assert attacked.metrics[f"{norm}_success_rate"] == 0.0
+
+
+class Answering(nn.Module):
+    """A linear model whose logits ``answer`` changes; it counts its calls."""
+
+    def __init__(self, answer: Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+        self.answer, self.calls = answer, 0
+        self.eval()
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return self.answer(self.calls, inputs, self.layers(inputs))
+
+
+QUICK = {"cw": CarliniWagnerL2(max_iterations=5, binary_search_steps=2), "ifgsm": IFGSM(passes=5)}
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentence", "without_verdict"),
+    [
+        (lambda n, x, z: z + torch.randn_like(z), "answers differently each time", 8),
+        (lambda n, x, z: z - z.mean(0), "other images of its batch", 8),
+        (lambda n, x, z: torch.where(x[:, 0, 0, :1] > 0.9, torch.nan, z), "logits of 2 of 8 images", 2),
+    ],
+)
+def test_images_without_a_verdict_are_in_no_average(
+    answer: Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor], sentence: str, without_verdict: int
+) -> None:
+    """They are not attacked and have no distance; the run's tag says why, a metric how many."""
+    inputs = 0.8 * torch.rand(8, 1, 4, 4)
+    inputs[:2, 0, 0, 0] = 0.95
+    model = Answering(answer)
+    labels = model.layers(inputs).argmax(dim=1)
+    attacked = attack_images(("cw", "ifgsm"), model, inputs, labels, QUICK, check_images=4)
+    assert sentence in attacked.tags["robustlab.warning"]
+    assert attacked.metrics["images_without_verdict"] == without_verdict
+    for norm in ("l2", "linf"):
+        assert attacked.metrics[norm] is None
+        assert np.isinf(attacked.arrays[f"{norm}_distance"][:without_verdict]).all()
+        assert (attacked.arrays[f"{norm}_forwards"][:without_verdict] == 0).all()
+        assert np.isfinite(attacked.arrays[f"{norm}_distance"][without_verdict:]).all()
+
+
+def test_verdicts_that_do_not_survive_are_counted() -> None:
+    """A model that is another one without gradients, where the verdicts fall: no success survives, and it is said."""
+    model = Answering(lambda n, x, z: z)
+    inputs = torch.rand(8, 1, 4, 4)
+    labels = model(inputs).argmax(dim=1)
+    assert attack_images(("ifgsm",), model, inputs, labels, QUICK).metrics["linf_unstable_images"] == 0
+
+    def fickle(calls: int, inputs: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        # Small batches are answered rightly from the 8th call on, when the diagnosis is over.
+        return logits if calls < 8 or torch.is_grad_enabled() or asked_by_attack() else right(logits)
+
+    def asked_by_attack() -> bool:
+        return any(frame.name == "as_given" for frame in traceback.extract_stack())
+
+    def right(logits: torch.Tensor) -> torch.Tensor:
+        return logits + 100 * functional.one_hot(labels[: len(logits)], 3)
+
+    attacked = attack_images(("ifgsm",), Answering(fickle), inputs, labels, QUICK)
+    assert attacked.metrics["linf_unstable_images"] == 8
+    assert attacked.metrics["linf"] is None
+    assert "8 of 8 adversarial images did not survive" in attacked.tags["robustlab.warning"]
+
+
+def test_a_model_that_changes_late_is_noticed() -> None:
+    """Weights that change only after many passes, during the attack, take the verdicts with them."""
+
+    def late(calls: int, inputs: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        if calls == 12:
+            with torch.no_grad():
+                model.layers[1].bias += 1e-3
+        return logits
+
+    model = Answering(late)
+    inputs = torch.rand(8, 1, 4, 4)
+    attacked = attack_images(("ifgsm",), model, inputs, model.layers(inputs).argmax(dim=1), QUICK)
+    assert attacked.metrics["linf"] is None
+    assert "changes its weights or buffers" in attacked.tags["robustlab.warning"]

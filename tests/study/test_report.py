@@ -264,3 +264,14 @@ def test_a_large_report_is_quick_and_small() -> None:
     page = render_report([study], judge_studies([study]))
     assert time.perf_counter() - started <= 20
     assert len(page.encode()) <= 8_000_000
+
+
+def test_overestimates_stand_beside_the_verdicts() -> None:
+    """A score that other attacks showed to be too high is named in the first section, with its cell; others are not."""
+    study = whole_study(seeds=(0,))
+    said = "L2: the score is an overestimate: other attacks come nearer on 4 of 8 images"
+    doubtful = replace(study.cells[1], result=replace(study.cells[1].result, suspicion=said))
+    page = page_of(replace(study, cells=[study.cells[0], doubtful, *study.cells[2:]])).text
+    assert f"digits perceptron, 200 images, seed 0: {said}" in page
+    assert page.index("Suspected overestimates") < page.index("Accuracy and distortion against training size")
+    assert "Suspected overestimates" not in page_of(study).text

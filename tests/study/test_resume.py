@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import shutil
 import signal
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
 import pytest
 from mlflow import MlflowClient
 
+from robustlab.study.checkpoint import load_training_state, save_training_state
+from robustlab.study.store import StudyStore
 from tests.study.interrupted import (
+    SMALL,
     Study,
     all_runs,
     check_nothing_is_left_over,
     environment_of,
+    free_port,
     kill_when,
     numbers,
     run_study,
     start_study,
+    tracking_server,
 )
 
 CELLS = 4
@@ -128,9 +129,13 @@ def test_a_training_under_way_is_taken_up(store: Path) -> None:
     assert kill_when(study, lambda: len(kept()) == 2)
     (run,) = all_runs("cell")
     assert "robustlab.stage" not in run.data.tags, "it was not trained yet"
-    for path in kept():  # a mark that ends up in the run only if the training goes on from here
-        described = json.loads(path.read_text())
-        path.write_text(json.dumps({**described, "train_s": described["train_s"] + 1000}))
+    # A mark that ends up in the run only if the training goes on from here.
+    states = [load_training_state(path.parent) for path in kept()]
+    newest = max(states, key=lambda state: state.steps)
+    with StudyStore(client.get_run(run.data.tags["robustlab.study"])).artifacts(
+        run.info.run_id, "progress/0"
+    ) as place:
+        save_training_state(replace(newest, train_s=newest.train_s + 1000), place)
     run_study(store, options=options)
     (run,) = all_runs("cell")
     assert client.get_run(run.info.run_id).data.metrics["train_s"] > 1000
@@ -139,43 +144,12 @@ def test_a_training_under_way_is_taken_up(store: Path) -> None:
     assert again.wait(300) == 0, (store / "log.txt").read_text()[-3000:]
 
 
-@contextmanager
-def tracking_server(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """An MLflow server on the folder's store, with artifacts through the server."""
-    command = [
-        sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db",
-        "--artifacts-destination", str(folder / "artifacts"), "--port", str(port), "--workers", "1",
-    ]  # fmt: skip
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
-    kept["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # as in docs/deploy.md: processes that nothing uses
-    with (folder / "server.txt").open("ab") as log:
-        server = subprocess.Popen(
-            command, cwd=folder, env=kept, stdout=log, stderr=log, start_new_session=True
-        )
-    try:
-        until = time.monotonic() + 120
-        while True:
-            with socket.socket() as client:
-                if client.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            assert server.poll() is None, (folder / "server.txt").read_text()
-            assert time.monotonic() < until
-            time.sleep(0.2)
-        yield server
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
-
-
 @pytest.mark.slow
 def test_the_server_is_killed_and_comes_back(
     store: Path, undisturbed: tuple[dict[str, object], float]
 ) -> None:
     """The study waits, says so, and ends with the numbers of an undisturbed one."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     uri = f"http://127.0.0.1:{port}"
     with tracking_server(store, port):
         mlflow.set_tracking_uri(uri)
@@ -246,3 +220,18 @@ def test_two_at_once_share_the_work(store: Path, undisturbed: tuple[dict[str, ob
     for study in all_runs("study"):
         assert study.info.status == "FINISHED"
         assert len(client.get_metric_history(study.info.run_id, "l2/resnet")) == 2
+
+
+def test_two_different_studies_at_once(store: Path, undisturbed: tuple[dict[str, object], float]) -> None:
+    """Two users on one machine and one store: each study has its own cells, with the numbers that it has alone."""
+    models = ("perceptron", "resnet")
+    both = [start_study(store, options=[*SMALL, "--models", model]) for model in models]
+    assert [process.wait(300) for process in both] == [0, 0], (store / "log.txt").read_text()[-3000:]
+    assert numbers() == undisturbed[0]
+    check_nothing_is_left_over(CELLS)
+    studies = all_runs("study")
+    assert sorted(study.data.tags["robustlab.models"] for study in studies) == sorted(models)
+    for study in studies:
+        cells = [run for run in all_runs("cell") if run.data.tags["mlflow.parentRunId"] == study.info.run_id]
+        assert {run.data.params["model"] for run in cells} == {study.data.tags["robustlab.models"]}
+        assert f"l2/{study.data.tags['robustlab.models']}" in study.data.metrics

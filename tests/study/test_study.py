@@ -99,6 +99,8 @@ def test_the_store_holds_what_was_measured(finished: FinishedStudy, store: Path)
         assert metrics["linf"] == result.linf
         assert metrics["l2_success_rate"] == metrics["linf_success_rate"] == 1.0
         assert metrics["attacked_images"] == 12
+        assert metrics["cross_check_images"] == 8
+        assert metrics["l2_unstable_images"] == metrics["images_without_verdict"] == 0
         assert metrics["train_s"] > 0
         assert params["recipe.epochs"] == "10"
         assert params["cw.max_iterations"] == "30"

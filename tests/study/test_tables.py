@@ -133,3 +133,12 @@ def test_readable_at_80_columns(table: Table) -> None:
     lines = printed(table)
     assert max(len(line) for line in lines) <= 80
     assert "…" not in "".join(lines)
+
+
+def test_overestimates_carry_a_mark() -> None:
+    """The score that other attacks showed to be too high has a question mark, the other norm's has none."""
+    doubtful = replace(result(), suspicion="Linf: the score is an overestimate: other attacks come nearer")
+    lines = printed(results_table([doubtful]))
+    assert row_of(lines, "simple_cnn+aug")[4:6] == ["0.2500", "0.01250?"]
+    assert any(line.strip().startswith("?: an overestimate") for line in lines)
+    assert "?" not in "".join(printed(results_table([result()])))

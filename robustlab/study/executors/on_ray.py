@@ -19,8 +19,8 @@ from robustlab.errors import InputError
 from robustlab.study.executors.task import Done, Task, TaskGone
 from robustlab.study.executors.worker import MOST_RETRIES, open_stages
 from robustlab.study.plan import StudyPlan
+from robustlab.study.secrets import without_password
 from robustlab.study.stages import Stages
-from robustlab.study.tuning.storage import without_password
 
 _WAIT_S = 1.0
 _CONNECT_S = 20

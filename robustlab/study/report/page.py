@@ -12,6 +12,8 @@ from markupsafe import Markup
 from robustlab import __version__
 from robustlab.evidence import FLAT_MARGIN, ONE_SEED, explain, headline, peak_range
 from robustlab.evidence.wording import p, percent
+from robustlab.files import write_atomically
+from robustlab.study.cell import CellResult
 from robustlab.study.report.beside_paper import paper_rows
 from robustlab.study.report.charts import (
     accuracy_against_robustness,
@@ -84,6 +86,7 @@ def render_report(studies: Sequence[StudyRecord], judgement: Judgement) -> str:
         findings=judgement.findings,
         beside_paper=paper_rows(judgement),
         table1=parameter_table(studies),
+        suspicions=[line for study in studies for line in suspicions(study.results)],
         one_seed=ONE_SEED if judgement.seeds == 1 else "",
         margin=f"{FLAT_MARGIN:.0%}",
         version=__version__,
@@ -95,8 +98,14 @@ def render_report(studies: Sequence[StudyRecord], judgement: Judgement) -> str:
 def write_report(studies: Sequence[StudyRecord], judgement: Judgement, folder: Path) -> Path:
     """Write ``report.html`` into a folder and return its path."""
     path = folder / FILE_NAME
-    path.write_text(render_report(studies, judgement), encoding="utf-8")
+    with write_atomically(path) as file:
+        file.write(render_report(studies, judgement).encode())
     return path
+
+
+def suspicions(results: Sequence[CellResult]) -> list[tuple[str, str]]:
+    """(cell, what is suspected) of every cell whose score other attacks showed to be an overestimate."""
+    return [(one.cell.shown, one.suspicion) for one in results if one.suspicion]
 
 
 def _row(key: CurveKey, judgement: Judgement) -> VerdictRow:
@@ -142,10 +151,7 @@ def _left_out(study: StudyRecord, number: int, judgement: Judgement) -> list[tup
             lines += [(what, sentence) for sentence in curve.left_out]
     for cell in study.cells:
         if cell.warning:
-            at = cell.result.cell
-            lines.append(
-                (f"{at.dataset} {at.variant}, {at.train_size:,} images, seed {at.seed}", cell.warning)
-            )
+            lines.append((cell.result.cell.shown, cell.warning))
     if not any(key.study == number for key in judgement.curves):
         lines.append((study.name, "no model was attacked: there is no robustness to show"))
     elif not any(cell.examples for cell in study.cells):

@@ -9,17 +9,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import mlflow.artifacts
 import numpy as np
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
-from mlflow.utils.file_utils import local_file_uri_to_path
 
+from robustlab.errors import InputError
+from robustlab.study.artifacts import digests, fetch_files, read_arrays
 from robustlab.study.cell import Cell, CellResult
 from robustlab.study.examples import FILE_NAME, Examples, read_examples
+from robustlab.study.patience import StoreLost
 from robustlab.study.plan import Variant
-from robustlab.study.read_back import cell_of, cell_runs, result_of
+from robustlab.study.read_back import WARNING_TAG, cell_of, cell_runs, result_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,21 +62,28 @@ class StudyRecord:
 
 
 def read_study(client: MlflowClient, run: Run) -> StudyRecord:
-    """Read a study's runs and the artifacts that a report shows; an artifact that is missing leaves its field empty."""
+    """Read a study's runs and the artifacts that a report shows; one that it never logged leaves its field empty.
+
+    Raises:
+        InputError: an artifact is gone, or is not what was logged.
+    """
     with tempfile.TemporaryDirectory(prefix="robustlab-report-") as folder:
         finished, unfinished, seen = [], [], set()
-        for number, child in enumerate(cell_runs(client, run)):
+        children = cell_runs(client, run)
+        for number, child in enumerate(children):
             cell = cell_of(child)
             if child.info.status == "FINISHED":
-                finished.append(_read_cell(child, Path(folder) / str(number)))
+                finished.append(_read_cell(client, child, Path(folder) / str(number)))
                 seen.add(cell)
-        for child in cell_runs(client, run):
+        for child in children:
             cell = cell_of(child)
             if cell not in seen:
                 seen.add(cell)
-                unfinished.append((_name(cell), _why(child)))
-        unfinished += [(_name(cell), "never started") for cell in _planned(run) if cell not in seen]
-        dataset, packages = _fetch(run, "dataset.json", folder), _fetch(run, "packages.txt", folder)
+                unfinished.append((cell.shown, _why(child)))
+        unfinished += [(cell.shown, "never started") for cell in _planned(run) if cell not in seen]
+        dataset, packages = (
+            _fetch(client, run, name, Path(folder)) for name in ("dataset.json", "packages.txt")
+        )
         return StudyRecord(
             run_id=run.info.run_id,
             name=run.info.run_name,
@@ -85,40 +92,43 @@ def read_study(client: MlflowClient, run: Run) -> StudyRecord:
             tags=dict(run.data.tags),
             cells=sorted(finished, key=lambda cell: cell.result.cell),
             unfinished=unfinished,
-            dataset=json.loads(dataset.read_text()) if dataset else {},
+            dataset=_facts(dataset) if dataset else {},
             packages=packages.read_text().split() if packages else [],
         )
 
 
-def _read_cell(run: Run, folder: Path) -> CellRecord:
-    distances, examples = _fetch(run, "distances.npz", folder), _fetch(run, FILE_NAME, folder)
-    arrays = {}
-    if distances is not None:
-        with np.load(distances, allow_pickle=False) as stored:
-            arrays = dict(stored)
+def _read_cell(client: MlflowClient, run: Run, folder: Path) -> CellRecord:
+    distances, examples = (_fetch(client, run, name, folder) for name in ("distances.npz", FILE_NAME))
     common = run.data.metrics.get("common_correct_images")
     return CellRecord(
         result=result_of(run),
         settings=dict(run.data.params),
-        arrays=arrays,
+        arrays=read_arrays(distances) if distances else {},
         examples=read_examples(examples) if examples else {},
-        warning=run.data.tags.get("robustlab.warning", ""),
+        warning=run.data.tags.get(WARNING_TAG, ""),
         common_correct=None if common is None else int(common),
     )
 
 
-def _fetch(run: Run, path: str, folder: str | Path) -> Path | None:
-    """The artifact on this machine, or None where the run has none: studies of an older version lack some."""
-    address = f"{run.info.artifact_uri}/{path}"
-    if address.startswith("file://") or "://" not in address:
-        found = Path(local_file_uri_to_path(address))
-    else:
-        Path(folder).mkdir(exist_ok=True)
-        try:
-            found = Path(mlflow.artifacts.download_artifacts(address, dst_path=str(folder)))
-        except (MlflowException, OSError):
-            return None
-    return found if found.is_file() else None
+def _facts(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path.name} is damaged ({error}); it was truncated or altered") from error
+    return found if isinstance(found, dict) else {}
+
+
+def _fetch(client: MlflowClient, run: Run, path: str, folder: Path) -> Path | None:
+    """The artifact on this machine, or None where the run never had it: studies of an older version lack some."""
+    folder.mkdir(exist_ok=True)
+    try:
+        return fetch_files(client, run, path, folder)
+    except StoreLost:
+        raise
+    except InputError:
+        if digests(run, path):
+            raise  # it was there: a report without it would be another one
+        return None
 
 
 def _planned(run: Run) -> list[Cell]:
@@ -139,7 +149,3 @@ def _planned(run: Run) -> list[Cell]:
 def _why(run: Run) -> str:
     state = {"RUNNING": "still running, or its process is gone", "KILLED": "stopped"}
     return run.data.tags.get("robustlab.failure") or state.get(run.info.status, run.info.status.lower())
-
-
-def _name(cell: Cell) -> str:
-    return f"{cell.dataset} {cell.variant}, {cell.train_size:,} images, seed {cell.seed}"

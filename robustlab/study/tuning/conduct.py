@@ -18,7 +18,10 @@ from mlflow.exceptions import MlflowException
 
 from robustlab import __version__
 from robustlab.errors import InputError
-from robustlab.study.store import StudyStore, parent_run, run_page, ui_command
+from robustlab.study.artifacts import digests, fetch_files, log_folder
+from robustlab.study.parent import parent_run
+from robustlab.study.secrets import without_password
+from robustlab.study.store import StudyStore, run_page, ui_command
 from robustlab.study.tuning.choice import Choice, choose, evidence, front_choices, front_table
 from robustlab.study.tuning.constants_file import FILE_NAME, ChosenConstants, write_constants
 from robustlab.study.tuning.judgement import judge
@@ -29,7 +32,6 @@ from robustlab.study.tuning.storage import (
     PRUNED_AFTER,
     bury_dead_trials,
     open_storage,
-    without_password,
 )
 from robustlab.study.tuning.subjects import (
     Subjects,
@@ -188,15 +190,11 @@ def _prepare(
 ) -> tuple[Subjects, Path]:
     """The models, images, reference and defaults: from the run that this one goes on from, else made and logged."""
     if known:
-        try:
-            place = Path(
-                mlflow.artifacts.download_artifacts(
-                    run_id=known, artifact_path=SUBJECTS, dst_path=str(folder)
-                )
-            )
+        # Interrupted before they were logged, they are made again, the same.
+        run = store.client.get_run(known)
+        if digests(run, SUBJECTS):
+            place = fetch_files(store.client, run, SUBJECTS, folder)
             return load_subjects(place, plan.device), place
-        except (MlflowException, OSError):
-            pass  # interrupted before they were logged, or deleted: made again, the same
     dataset = plan.dataset.to(plan.device)
     if plan.models_from:
         models = study_models(plan)
@@ -209,7 +207,7 @@ def _prepare(
     place = folder / SUBJECTS
     place.mkdir()
     save_subjects(subjects, dataset, place)
-    store.client.log_artifacts(store.parent_run_id, str(place), SUBJECTS)
+    log_folder(store.client, store.parent_run_id, place, SUBJECTS)
     store.log_metrics(
         store.parent_run_id,
         {

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import mlflow
+from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from robustlab import __version__
 from robustlab.attacks import IFGSM, CarliniWagnerL2
 from robustlab.attacks.constants import Constants
+from robustlab.data.files import user_path
 from robustlab.errors import InputError
+from robustlab.files import write_atomically
+from robustlab.study.artifacts import fetch_files
 
 FILE_NAME = "attack_constants.json"
 FORMAT = "robustlab attack constants"
@@ -42,7 +46,14 @@ def write_constants(path: Path, chosen: Mapping[str, ChosenConstants]) -> None:
         for name, one in chosen.items()
     }
     content = {"format": FORMAT, "version": VERSION, "robustlab": __version__, "attacks": attacks}
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    with write_atomically(path) as file:
+        file.write((json.dumps({**content, "sha256": _digest(content)}, indent=2) + "\n").encode())
+
+
+def _digest(content: Mapping[str, object]) -> str:
+    """SHA-256 of everything in the file but the digest itself, however it is spaced and ordered."""
+    rest = {key: value for key, value in content.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def read_constants(path: Path, origin: str) -> dict[str, ChosenConstants]:
@@ -52,13 +63,14 @@ def read_constants(path: Path, origin: str) -> dict[str, ChosenConstants]:
         origin: what the user called the file; kept with the constants and named in errors.
 
     Raises:
-        InputError: not such a file, an unknown version, attack or field, a value out of range.
+        InputError: not such a file, altered since it was written, an unknown version, attack or field, a value
+            out of range.
     """
     try:
         content = json.loads(path.read_text())
     except OSError as error:
         raise InputError(f"cannot read the constants {origin}: {error.strerror or error}") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InputError(
             f"{origin} is not JSON; give an {FILE_NAME} that `robustlab tune` or a study made"
         ) from None
@@ -67,6 +79,10 @@ def read_constants(path: Path, origin: str) -> dict[str, ChosenConstants]:
     if content.get("version") != VERSION:
         raise InputError(
             f"{origin} has version {content.get('version')!r}; this robustlab reads version {VERSION}"
+        )
+    if "sha256" in content and content["sha256"] != _digest(content):
+        raise InputError(
+            f"{origin} was altered (its SHA-256 differs); take a fresh copy, or remove its line sha256 if you meant to"
         )
     attacks = content.get("attacks")
     if not isinstance(attacks, dict) or not attacks:
@@ -106,7 +122,7 @@ def find_constants(
 
 def _from_source(source: str) -> dict[str, ChosenConstants]:
     if not source.startswith(_RUN):
-        path = Path(source).expanduser()
+        path = user_path(source)
         if not path.is_file():
             raise InputError(
                 f"no constants at {source!r}; give default, untuned, an {FILE_NAME} or runs:/<id>[/path]"
@@ -114,16 +130,15 @@ def _from_source(source: str) -> dict[str, ChosenConstants]:
         return read_constants(path, source)
     run_id, _, path_in_run = source.removeprefix(_RUN).partition("/")
     with TemporaryDirectory(prefix="robustlab-") as folder:
+        client = MlflowClient()
         try:
-            local = mlflow.artifacts.download_artifacts(
-                run_id=run_id, artifact_path=path_in_run or FILE_NAME, dst_path=folder
-            )
-        except (MlflowException, OSError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            local = fetch_files(client, client.get_run(run_id), path_in_run or FILE_NAME, Path(folder))
+        except (InputError, MlflowException) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
             raise InputError(
                 f"cannot get {source} ({reason}); give runs:/<id of a tuning or study>, or runs:/<id>/<path>"
             ) from None
-        return read_constants(Path(local), source)
+        return read_constants(local, source)
 
 
 def _read_attack(name: str, entry: object, origin: str) -> ChosenConstants:
@@ -140,16 +155,16 @@ def _read_attack(name: str, entry: object, origin: str) -> ChosenConstants:
         raise InputError(
             f"{origin} has {name} constants that are not known: {', '.join(unknown)} (of another attack or version?)"
         )
-    # JSON writes 4.0 and 4 alike.
-    values = {
-        key: float(value)
-        if kinds[key] is float and isinstance(value, int) and not isinstance(value, bool)
-        else value
-        for key, value in values.items()
-    }
     try:
+        # JSON writes 4.0 and 4 alike.
+        values = {
+            key: float(value)
+            if kinds[key] is float and isinstance(value, int) and not isinstance(value, bool)
+            else value
+            for key, value in values.items()
+        }
         constants = replace(CONSTANTS[name](), **values)
-    except InputError as error:
+    except (InputError, OverflowError) as error:
         raise InputError(f"{origin}: {error}") from None
     evidence = entry.get("evidence")
     return ChosenConstants(constants, origin, evidence if isinstance(evidence, dict) else {})

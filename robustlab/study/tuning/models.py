@@ -6,13 +6,12 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
 from torch import nn
 
 from robustlab.errors import InputError
+from robustlab.study.artifacts import fetch_files
 from robustlab.study.checkpoint import CHECKPOINT, load_checkpoint
 from robustlab.study.plan import Variant
 from robustlab.study.read_back import find_study
@@ -67,14 +66,8 @@ def _of_variant(plan: TuningPlan, variant: Variant, cells: Sequence[Run]) -> dic
                 raise InputError(
                     f"the study {plan.models_from} was run on another version of {plan.dataset.name}"
                 )
-            try:
-                place = mlflow.artifacts.download_artifacts(
-                    run_id=cell.info.run_id, artifact_path=CHECKPOINT, dst_path=f"{folder}/{size}"
-                )
-            except (MlflowException, OSError) as error:
-                reason = str(error).splitlines()[0][:200]
-                raise InputError(
-                    f"cannot get the checkpoint of run {cell.info.run_id} ({reason}); train the models again"
-                ) from None
-            models[subject_name(variant, size)] = load_checkpoint(Path(place)).to(plan.device)
+            there = Path(folder) / str(size)
+            there.mkdir()
+            place = fetch_files(MlflowClient(), cell, CHECKPOINT, there)
+            models[subject_name(variant, size)] = load_checkpoint(place).to(plan.device)
     return models

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import mlflow
 import optuna
@@ -16,9 +17,12 @@ from mlflow.exceptions import MlflowException
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._file import get_lock_file
 from optuna.trial import FrozenTrial, TrialState
 
+from robustlab.data.files import user_path
 from robustlab.errors import InputError
+from robustlab.study.secrets import without_password
 
 JOURNAL = "tuning.journal"
 # User attributes of a trial.
@@ -60,9 +64,9 @@ def _open(address: str) -> BaseStorage:
     scheme, colon, rest = address.partition("://")
     try:
         if not colon:
-            path = Path(address).expanduser()
+            path = user_path(address)
             path.parent.mkdir(parents=True, exist_ok=True)
-            return JournalStorage(JournalFileBackend(str(path)))
+            return JournalStorage(_WholeLines(str(path)))
         if scheme not in ("postgresql", "postgres", "postgresql+psycopg"):
             raise InputError(
                 f"the storage {scheme}:// is not supported; give a file for a journal or postgresql://..."
@@ -89,11 +93,25 @@ def _open(address: str) -> BaseStorage:
         ) from None
 
 
-def without_password(address: str) -> str:
-    """The address as it may be shown and logged."""
-    scheme, colon, rest = address.partition("://")
-    user, at, place = rest.rpartition("@")
-    return f"{scheme}{colon}{user.partition(':')[0]}{at}{place}" if colon else address
+class _WholeLines(JournalFileBackend):
+    """Begins every entry on a line of its own.
+
+    A disk that was full, or a process that was killed in the middle of a write, leaves half a line. Optuna passes over
+    it as long as it is the last one, but would write its next entry behind it, and no reader gets past such a line.
+    """
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        with get_lock_file(self._lock), open(self._file_path, "rb+") as file:
+            content_bytes = file.seek(0, os.SEEK_END)
+            while content_bytes and not _ends_a_line(file, content_bytes):
+                content_bytes -= 1
+            file.truncate(content_bytes)
+        super().append_logs(logs)
+
+
+def _ends_a_line(file: BinaryIO, position: int) -> bool:
+    file.seek(position - 1)
+    return file.read(1) == b"\n"
 
 
 def bury_dead_trials(study: optuna.Study) -> None:

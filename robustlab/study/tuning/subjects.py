@@ -164,7 +164,9 @@ def save_subjects(subjects: Subjects, dataset: DataSet, folder: Path) -> None:
     """Write everything into ``folder``, for workers, for a tuning that goes on, and for whoever looks later."""
     for title, model in subjects.models.items():
         architecture = Variant.parse(title.partition(" ")[0]).model
-        save_checkpoint(model, architecture, dataset.image_shape, dataset.num_classes, folder / title)
+        save_checkpoint(
+            model, architecture, dataset.image_shape, dataset.num_classes, folder / _folder(title)
+        )
     tensors = {"inputs": subjects.inputs, "labels": subjects.labels}
     for name, outcome in (("reference", subjects.reference), ("untuned", subjects.untuned)):
         tensors |= {
@@ -176,13 +178,26 @@ def save_subjects(subjects: Subjects, dataset: DataSet, folder: Path) -> None:
     (folder / _NAMES).write_text(json.dumps({"models": list(subjects.models), **counts}) + "\n")
 
 
+def _folder(title: str) -> str:
+    return title.replace("+", "-")  # MLflow takes no plus in the tag that names a file's digest
+
+
 def load_subjects(folder: Path, device: torch.device) -> Subjects:
-    """Read what ``save_subjects`` wrote."""
-    tensors = load_file(folder / _TENSORS)
-    names = json.loads((folder / _NAMES).read_text())
-    titles = names.pop("models")
+    """Read what ``save_subjects`` wrote.
+
+    Raises:
+        InputError: a file is missing or damaged.
+    """
+    try:
+        tensors = load_file(folder / _TENSORS)
+        names = json.loads((folder / _NAMES).read_text())
+        titles = names.pop("models")
+    except Exception as error:  # safetensors and json each have their own
+        raise InputError(
+            f"cannot read the tuning's models and images in {folder} ({type(error).__name__}); give another --name"
+        ) from error
     return Subjects(
-        {title: load_checkpoint(folder / title).to(device) for title in titles},
+        {title: load_checkpoint(folder / _folder(title)).to(device) for title in titles},
         tensors["inputs"].to(device),
         tensors["labels"].to(device),
         Outcome(tensors["reference.distance"], tensors["reference.propagations"]),
