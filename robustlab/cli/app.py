@@ -108,15 +108,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _failed(error: Exception) -> str | None:
-    """What to mend, where the disk or the store is what failed."""
-    mlflow = sys.modules.get("mlflow")  # a verb that never asked for it has no store that fails
-    of_store = mlflow is not None and isinstance(error, mlflow.MlflowException)
-    reason = disk_failure(error) if of_store or isinstance(error, OSError | RuntimeError) else None
-    if reason:
+    """Which of disk and store failed, and what to do; None where it is neither."""
+    reason = disk_failure(error) if isinstance(error, OSError | RuntimeError) or _of_mlflow(error) else None
+    if reason is not None:
         return f"the disk takes no more ({reason}); make room"
-    if mlflow is not None and of_store:
-        return f"the MLflow store {mlflow.get_tracking_uri()} failed ({_first_line(error)}); mend it"
-    return None
+    if not _of_mlflow(error):
+        return None
+    import mlflow  # is loaded: it failed
+
+    return f"the MLflow store {mlflow.get_tracking_uri()} failed ({_first_line(error)}); mend it"
+
+
+def _of_mlflow(error: Exception) -> bool:
+    return any(kind.__name__ == "MlflowException" for kind in type(error).__mro__)
 
 
 def _first_line(error: Exception) -> str:

@@ -14,8 +14,14 @@ import mlflow
 import pytest
 
 from robustlab.cli import main
-from tests.study.interrupted import all_runs, check_nothing_is_left_over, numbers, run_study, start_study
-from tests.study.test_resume import tracking_server
+from tests.study.interrupted import (
+    all_runs,
+    check_nothing_is_left_over,
+    numbers,
+    run_study,
+    start_study,
+    tracking_server,
+)
 
 pytestmark = pytest.mark.slow
 

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import shutil
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from robustlab.files import file_digest
-from robustlab.study.artifacts import DIGEST_TAG
+from robustlab.study.checkpoint import load_training_state, save_training_state
+from robustlab.study.store import StudyStore
 from tests.study.interrupted import (
     SMALL,
     Study,
@@ -129,11 +129,13 @@ def test_a_training_under_way_is_taken_up(store: Path) -> None:
     assert kill_when(study, lambda: len(kept()) == 2)
     (run,) = all_runs("cell")
     assert "robustlab.stage" not in run.data.tags, "it was not trained yet"
-    for path in kept():  # a mark that ends up in the run only if the training goes on from here
-        described = json.loads(path.read_text())
-        path.write_text(json.dumps({**described, "train_s": described["train_s"] + 1000}))
-        place = path.relative_to(run.info.artifact_uri.removeprefix("file://"))
-        client.set_tag(run.info.run_id, f"{DIGEST_TAG}{place}", file_digest(path))
+    # A mark that ends up in the run only if the training goes on from here.
+    states = [load_training_state(path.parent) for path in kept()]
+    newest = max(states, key=lambda state: state.steps)
+    with StudyStore(client.get_run(run.data.tags["robustlab.study"])).artifacts(
+        run.info.run_id, "progress/0"
+    ) as place:
+        save_training_state(replace(newest, train_s=newest.train_s + 1000), place)
     run_study(store, options=options)
     (run,) = all_runs("cell")
     assert client.get_run(run.info.run_id).data.metrics["train_s"] > 1000
