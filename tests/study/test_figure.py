@@ -7,6 +7,7 @@ import os
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
+from typing import BinaryIO
 
 import matplotlib.backends.backend_agg
 import numpy as np
@@ -230,8 +231,8 @@ def test_saving_replaces_whole_files(tmp_path: Path, monkeypatch: pytest.MonkeyP
     png, svg = save_figure(figure, tmp_path)
     before = {path: path.read_bytes() for path in (png, svg)}
 
-    def interrupted(_figure: Figure, path: Path, **_: object) -> None:
-        Path(path).write_bytes(b"half")
+    def interrupted(_figure: Figure, file: BinaryIO, **_: object) -> None:
+        file.write(b"half")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Figure, "savefig", interrupted)
