@@ -31,11 +31,11 @@ def test_growth_is_told_from_rest() -> None:
 
 @pytest.mark.slow
 def test_sixty_cells_in_one_process(tmp_path: Path) -> None:
-    """Handles, threads, connections and memory after 60 cells are those after 25."""
+    """Handles, threads, connections and memory after 60 cells are those after 20."""
     out = tmp_path / "soak.json"
     kept = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
     subprocess.run(
-        [sys.executable, "-m", "benchmarks.soak", "--cells", "60", "--settle", "25", "--out", str(out)],
+        [sys.executable, "-m", "benchmarks.soak", "--cells", "60", "--settle", "20", "--out", str(out)],
         env={**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
         check=True,
         timeout=300,
