@@ -42,6 +42,7 @@ class Study:
     def __init__(self, arguments: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
         for name in ("OMP_NUM_THREADS", "PYTHONPATH"):  # of the process that forks, too
             os.environ.setdefault(name, environment[name])
+        (folder / "log.txt").touch()  # there to be read from now on
         self._process = _forks.Process(target=_run, args=(list(arguments), folder, dict(environment)))
         self._process.start()
         self.pid: int = self._process.pid or 0
