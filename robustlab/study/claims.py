@@ -31,6 +31,7 @@ BEAT_S = 10.0
 LEASE_S = 60.0
 BEAT_TAG = "robustlab.beat"
 OWNER_TAG = "robustlab.owner"
+MAKER_TAG = "robustlab.made_by"
 RELEASED_TAG = "robustlab.released"
 STAGE_TAG = "robustlab.stage"
 CELL_TAG = "robustlab.cell"
@@ -180,7 +181,7 @@ class Claims:
         left.sort(key=lambda run: (not is_trained(run), run.info.run_id))
         if left:
             return self._take_over(left[0])
-        run_id = create(self._tags())
+        run_id = create({**self._tags(), MAKER_TAG: self.owner.token})
         if not self._become_owner(run_id, 1):
             return Claim("theirs", self._client.get_run(run_id))  # whoever saw it ownerless took it
         return self._alone(digest, run_id)
@@ -233,7 +234,7 @@ class Claims:
             runs = self.runs_of(CELL_TAG, digest)
             others = [run for run in runs if run.info.run_id != run_id]
             # A create call that was repeated because its answer got lost leaves a twin of our own.
-            for twin in [run for run in others if _last_owner(run)[1] == str(self.owner)]:
+            for twin in [run for run in others if self._is_twin(run)]:
                 self._client.delete_run(twin.info.run_id)
                 others.remove(twin)
             rival = self._settled(others, retry_failed=True)
@@ -244,6 +245,13 @@ class Claims:
                 self._client.delete_run(run_id)
                 return rival
             time.sleep(_YIELD_S)  # the other one steps back, or has seen nobody and finishes
+
+    def _is_twin(self, run: Run) -> bool:
+        """Whether we made the run, and nobody else has taken it since."""
+        number, text = _last_owner(run)
+        if number:
+            return text == str(self.owner)
+        return run.data.tags.get(MAKER_TAG) == self.owner.token
 
     def _tags(self) -> dict[str, str]:
         return {OWNER_TAG: self.owner.shown}
