@@ -79,7 +79,7 @@ RecipeChanges = Annotated[
     typer.Option(
         "--recipe",
         help="Training recipe of every model as name=value,...; auto: each model's own. Names: "
-        f"{', '.join(RECIPE_OPTIONS)}. precision=bf16 about doubles the speed of CPUs that compute in bf16.",
+        f"{', '.join(RECIPE_OPTIONS)}. precision=bf16 is faster on CPUs with bf16 units.",
     ),
 ]
 AttackConstants = Annotated[
