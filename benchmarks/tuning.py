@@ -120,6 +120,14 @@ def compare(
         outcomes[name] = Outcome.of(results)
     measured = outcomes[str(reference)]
     found = (measured.distance < torch.inf).all(dim=0)
+    if not found.any():
+        rates = {
+            title: f"{(row < torch.inf).float().mean():.0%}"
+            for title, row in zip(models, measured.distance, strict=True)
+        }
+        raise SystemExit(
+            f"the reference finds no image on every held-out model ({rates}); is one of them dead?"
+        )
     rows = {}
     for name, outcome in outcomes.items():
         part, wanted = outcome.images(found), measured.images(found)
