@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -41,7 +41,6 @@ def cross_check(
     inputs: Float[Tensor, "batch channels height width"],
     labels: Int[Tensor, " batch"],
     images: int,
-    on_progress: Callable[[int, int], None] | None = None,
 ) -> CrossCheck:
     """Attack the first ``images`` images again by FMN and by a search without gradients, and compare.
 
@@ -51,13 +50,12 @@ def cross_check(
         model: in evaluation mode.
         inputs, labels: all attacked images, in an order that mixes the classes.
         images: how many of them; 0: no check.
-        on_progress: called with (norms done, norms).
     """
     metrics: dict[str, float | None] = {}
     suspicions: dict[str, str] = {}
     started = time.perf_counter()
     checked = 0
-    for number, (norm, (distance, verdicts)) in enumerate(found.items()):
+    for norm, (distance, verdicts) in found.items():
         sample = verdicts.nonzero()[:images, 0]
         if len(sample) == 0:
             continue
@@ -68,8 +66,6 @@ def cross_check(
         sentence = _suspicion(norm, ours, other)
         if sentence:
             suspicions[norm] = sentence
-        if on_progress is not None:
-            on_progress(number + 1, len(found))
     if checked:
         metrics |= {"cross_check_images": checked, "cross_check_s": time.perf_counter() - started}
     return CrossCheck(metrics, suspicions)
