@@ -15,14 +15,8 @@ from robustlab.data import DataSet, LabelledImages, load_dataset
 from robustlab.errors import InputError
 from robustlab.models import build_model
 from robustlab.models.initialize import he_initialize
-from robustlab.training import (
-    Recipe,
-    channel_statistics,
-    correctly_classified,
-    default_recipe,
-    to_inputs,
-    train,
-)
+from robustlab.recipes import Recipe, default_recipe
+from robustlab.training import channel_statistics, correctly_classified, to_inputs, train
 
 Say = Callable[[str], None]
 

@@ -30,7 +30,8 @@ from benchmarks.machine import circumstances, cpu_model, file_name
 from benchmarks.summary import spread
 from robustlab.data import Augmentation, LabelledImages
 from robustlab.models import build_model
-from robustlab.training import Recipe, train
+from robustlab.recipes import Recipe
+from robustlab.training import train
 
 RESULTS = Path(__file__).parent / "results"
 SHAPE, CLASSES, BATCH_SIZE = (3, 32, 32), 10, 128

@@ -25,6 +25,7 @@ from benchmarks.machine import cpu_model
 from robustlab.attacks.constants import Constants
 from robustlab.cli.options import parse_recipe
 from robustlab.data import DataSet, load_dataset
+from robustlab.recipes import default_recipe
 from robustlab.robustness import common_correct
 from robustlab.study.attacking import ATTACKS, chosen_images
 from robustlab.study.parent import check_store
@@ -42,7 +43,7 @@ from robustlab.study.tuning.judgement import judge
 from robustlab.study.tuning.plan import TuningPlan, plan_tuning
 from robustlab.study.tuning.reference import Reference
 from robustlab.study.tuning.subjects import Outcome, train_models
-from robustlab.training import correctly_classified, default_recipe, to_inputs
+from robustlab.training import correctly_classified, to_inputs
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

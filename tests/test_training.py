@@ -12,16 +12,14 @@ from torch import nn
 from robustlab.data import Augmentation, DataSet, LabelledImages, load_dataset, nested_subsets
 from robustlab.errors import InputError
 from robustlab.models import build_model
+from robustlab.recipes import Recipe, default_recipe, learning_rate_factor
 from robustlab.study.checkpoint import load_training_state, save_training_state
 from robustlab.training import (
-    Recipe,
     TrainingDiverged,
     TrainingState,
     channel_statistics,
     correctly_classified,
-    default_recipe,
     initial_model,
-    learning_rate_factor,
     train,
 )
 

@@ -18,8 +18,8 @@ from robustlab.data import DATASET_NAMES
 from robustlab.data.files import user_path
 from robustlab.errors import InputError
 from robustlab.models import MODEL_NAMES
+from robustlab.recipes import RECIPE_OPTIONS, Recipe
 from robustlab.study.tuning.constants_file import CONSTANTS, ChosenConstants, find_constants
-from robustlab.training import RECIPE_OPTIONS, Recipe
 
 C = TypeVar("C", bound=Constants)
 T = TypeVar("T")

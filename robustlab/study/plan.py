@@ -13,9 +13,9 @@ from robustlab.attacks import IFGSM, CarliniWagnerL2
 from robustlab.data import Augmentation, DataSet, check_sizes
 from robustlab.errors import InputError
 from robustlab.models import MODEL_NAMES, build_model
+from robustlab.recipes import Recipe, default_recipe
 from robustlab.study.cell import AUGMENTED_SUFFIX, Cell
 from robustlab.study.cross_check import DEFAULT_IMAGES
-from robustlab.training import Recipe, default_recipe
 
 ATTACK_NAMES = ("cw", "ifgsm")
 TRAIN_BUDGETS = ("epochs", "steps")

@@ -15,6 +15,7 @@ from mlflow.entities import Run
 from robustlab.attacks import IFGSM, CarliniWagnerL2
 from robustlab.data import DataSet, LabelledImages, nested_subsets
 from robustlab.errors import InputError
+from robustlab.recipes import Recipe
 from robustlab.study.artifacts import read_arrays
 from robustlab.study.attacking import NORMS, attack_images
 from robustlab.study.cell import Cell
@@ -24,7 +25,7 @@ from robustlab.study.lineage import lineage
 from robustlab.study.plan import Variant
 from robustlab.study.read_back import cell_of
 from robustlab.study.store import StudyStore
-from robustlab.training import Recipe, initial_model, to_inputs, train
+from robustlab.training import initial_model, to_inputs, train
 
 T = TypeVar("T")
 

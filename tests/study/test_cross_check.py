@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from robustlab.attacks import IFGSM, CarliniWagnerL2
 from robustlab.data import LabelledImages, load_dataset, nested_subsets
+from robustlab.recipes import Recipe
 from robustlab.study.attacking import Attacked, attack_images, chosen_images
 from robustlab.study.cross_check import DEFAULT_IMAGES, TOLERANCE
 from robustlab.study.tuning.constants_file import find_constants
-from robustlab.training import Recipe, correctly_classified, initial_model, to_inputs, train
+from robustlab.training import correctly_classified, initial_model, to_inputs, train
 
 BOTH = ("cw", "ifgsm")
 Front = Callable[[nn.Module, Tensor], Tensor]

@@ -14,12 +14,12 @@ from robustlab.attacks.constants import Constants
 from robustlab.data import DataSet, check_sizes
 from robustlab.errors import InputError
 from robustlab.models import build_model
+from robustlab.recipes import Recipe
 from robustlab.study.plan import Variant, default_device, recipe_of
 from robustlab.study.tuning.constants_file import CONSTANTS
 from robustlab.study.tuning.reference import Reference
 from robustlab.study.tuning.space import Dimension, search_space
 from robustlab.study.tuning.storage import default_storage
-from robustlab.training import Recipe
 
 MODES = ("cheapest", "pareto")
 SAMPLERS = ("tpe", "nsga2")

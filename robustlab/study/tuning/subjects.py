@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from robustlab.attacks.result import AttackResult
 from robustlab.data import DataSet, LabelledImages, nested_subsets
 from robustlab.errors import InputError
+from robustlab.recipes import Recipe
 from robustlab.robustness import common_correct
 from robustlab.study.attacking import chosen_images
 from robustlab.study.checkpoint import load_checkpoint, save_checkpoint
 from robustlab.study.plan import Variant
 from robustlab.study.tuning.reference import Reference
-from robustlab.training import Recipe, TrainingDiverged, correctly_classified, initial_model, to_inputs, train
+from robustlab.training import TrainingDiverged, correctly_classified, initial_model, to_inputs, train
 
 _TENSORS, _NAMES = "subjects.safetensors", "subjects.json"
 

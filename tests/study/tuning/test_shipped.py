@@ -9,11 +9,12 @@ import torch
 
 import robustlab.study
 from robustlab.data import DATASET_NAMES, load_dataset
+from robustlab.recipes import Recipe
 from robustlab.study.attacking import ATTACKS, chosen_images
 from robustlab.study.plan import Variant
 from robustlab.study.tuning.constants_file import CONSTANTS, find_constants, read_constants
 from robustlab.study.tuning.subjects import train_models
-from robustlab.training import Recipe, correctly_classified, to_inputs
+from robustlab.training import correctly_classified, to_inputs
 
 SHIPPED = sorted((Path(robustlab.study.__file__).parent / "shipped_constants").glob("*.json"))
 
