@@ -12,7 +12,8 @@ def he_initialize(layers: nn.Module) -> None:
     without batch normalisation does not survive.
     """
     for layer in layers.modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
+        # Meta tensors hold no values, and drawing them would make torch load its symbolic algebra (3 s).
+        if isinstance(layer, nn.Conv2d | nn.Linear) and not layer.weight.is_meta:
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)

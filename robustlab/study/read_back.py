@@ -80,11 +80,12 @@ def cell_runs(client: MlflowClient, study: Run) -> list[Run]:
         while True:
             page = client.search_runs(
                 [study.info.experiment_id],
-                filter_string=f"tags.`{key}` = '{value}' and tags.`robustlab.kind` = 'cell'",
+                filter_string=f"tags.`{key}` = '{value}'",
                 max_results=1000,
                 page_token=token,
             )
-            runs |= {run.info.run_id: run for run in page}
+            # By kind here: in the search it would go through the cells of all studies once more.
+            runs |= {run.info.run_id: run for run in page if run.data.tags.get("robustlab.kind") == "cell"}
             token = page.token
             if not token:
                 break

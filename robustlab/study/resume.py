@@ -15,7 +15,6 @@ if TYPE_CHECKING:  # a plan needs torch, which who only asks for a study's statu
 
 PLAN_TAG = "robustlab.plan"
 OWNER_ID_TAG = "robustlab.owner_id"
-KINDS = ("study", "train")
 
 
 def take_up(client: Any, experiment_id: str, plan_digest: str) -> Run | None:
@@ -48,11 +47,11 @@ def works_on(liveness: Liveness, study: Run) -> bool:
 def close_abandoned(client: Any, experiment_id: str, own_id: str) -> None:
     """End the runs that studies of this machine left RUNNING when their process was killed; they can be taken up."""
     liveness = Liveness(client)
-    for study in _studies(client, experiment_id, "attributes.status = 'RUNNING'"):
+    # Studies of a version that named no owner are left alone: nothing can be known of them.
+    running = f"attributes.status = 'RUNNING' and tags.`{OWNER_ID_TAG}` != ''"
+    for study in _studies(client, experiment_id, running):
         if study.info.run_id == own_id or works_on(liveness, study):
             continue
-        if OWNER_ID_TAG not in study.data.tags:
-            continue  # of a version that named no owner: nothing can be known
         cells = client.search_runs(
             [experiment_id],
             f"tags.`robustlab.study` = '{study.info.run_id}' and attributes.status = 'RUNNING'",
@@ -91,15 +90,12 @@ def forget(client: Any, experiment_id: str, plan: StudyPlan, kind: str) -> None:
 
 
 def _studies(client: Any, experiment_id: str, condition: str) -> list[Run]:
-    found: list[Run] = []
-    for kind in KINDS:
-        found += client.search_runs(
-            [experiment_id],
-            f"tags.`robustlab.kind` = '{kind}' and {condition}",
-            max_results=200,
-            order_by=["attributes.start_time DESC"],
+    """The newest first. Only studies carry the tags that the conditions name, so a search by kind is not needed."""
+    return list(
+        client.search_runs(
+            [experiment_id], condition, max_results=400, order_by=["attributes.start_time DESC"]
         )
-    return found
+    )
 
 
 def _owner(run: Run) -> Owner:

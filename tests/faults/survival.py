@@ -17,7 +17,6 @@ import random
 import shutil
 import sys
 import tempfile
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +30,7 @@ from robustlab.cli import main
 from robustlab.study import conduct
 from robustlab.study.artifacts import digests, fetch_files
 from tests.faults.inject import Injector, Point, faults_at, read_points
+from tests.forks import fork, wait_for
 from tests.study.interrupted import all_runs, check_nothing_is_left_over, numbers
 
 STUDY = (
@@ -41,7 +41,6 @@ CELLS = 2
 PARENT_FILES = {
     "packages.txt", "dataset.json", "attack_constants.json", "results.csv", "study.png", "study.svg", "report.html",
 }  # fmt: skip
-TRACEBACK = 99
 
 
 @dataclass(frozen=True)
@@ -175,23 +174,7 @@ def outcome() -> dict[str, object]:
 
 def forked(place: Path, action: Callable[[], int]) -> int:
     """Run in a fork of this process on the store in ``place``; returns its exit status, -9 if it was killed."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    child = os.fork()
-    if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    status = TRACEBACK
-    try:
-        log = os.open(place / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        for stream in (1, 2):
-            os.dup2(log, stream)
-        status = in_folder(place, action)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+    return wait_for(fork(lambda: in_folder(place, action), place / "log.txt"))
 
 
 def in_folder(place: Path, action: Callable[[], int]) -> int:

@@ -7,39 +7,29 @@ runs ``robustlab linear`` eight times at once; what each shows goes to 1.txt, 2.
 
 from __future__ import annotations
 
-import os
 import sys
 import time
-import traceback
 from importlib import import_module
+from pathlib import Path
 
 from robustlab.cli import main
 from robustlab.cli.app import VERBS
+from tests.forks import fork, wait_for
 
 
 def run_many(count: int, arguments: list[str]) -> list[int]:
     """Fork ``count`` processes that start together; returns their exit statuses."""
     import_module(f"robustlab.cli.{VERBS[arguments[0]][0]}")
     starts_at = time.time() + 0.5
-    processes = []
-    for number in range(1, count + 1):
-        process = os.fork()
-        if process == 0:
-            log = os.open(f"{number}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-            os.dup2(log, 1)
-            os.dup2(log, 2)
-            time.sleep(max(0.0, starts_at - time.time()))
-            status = 70
-            try:
-                status = main(arguments)
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(status)
-        processes.append(process)
-    return [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes]
+
+    def start() -> int:
+        time.sleep(max(0.0, starts_at - time.time()))
+        return main(arguments)
+
+    return [
+        wait_for(process)
+        for process in [fork(start, Path(f"{number}.txt")) for number in range(1, count + 1)]
+    ]
 
 
 if __name__ == "__main__":
