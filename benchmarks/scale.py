@@ -18,6 +18,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Sequence
@@ -126,7 +127,7 @@ def verbs_s(uri: str, repeats: int, checkout: str | None = None) -> dict[str, fl
         "version": ["version"],
         "resumed_study": STUDY,
         "status": ["status", "--once"],
-        "report": ["report", "--out", "scale-report"],
+        "report": ["report", "--out", tempfile.mkdtemp(prefix="scale-report-")],
     }
     cpu = {f"{name}_cpu": [] for name in commands}
     times: dict[str, list[float]] = {**{name: [] for name in (*commands, "resumed_study_start")}, **cpu}
@@ -155,7 +156,10 @@ def robustlab(uri: str, *arguments: str, checkout: str | None = None) -> float:
         )
     began, known_s, lines = time.perf_counter(), 0.0, []
     command = [sys.executable, "-m", "robustlab", *arguments]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+    # There, because Python looks for a module in the current folder before it looks along PYTHONPATH.
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, text=True, cwd=checkout
+    ) as process:
         assert process.stdout is not None
         for line in process.stdout:
             lines.append(line)
