@@ -41,6 +41,7 @@ check: $(READY)
 	$(BIN)/mypy
 	PYTHONPATH=.:kernels $(BIN)/lint-imports
 	$(BIN)/python -m pytest -q tests/test_dependencies.py
+	$(BIN)/python -m tests.audit
 
 bench: $(VENV)/.bench-ready
 	PYTHONPATH=.:kernels OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.attacks $(BENCH)

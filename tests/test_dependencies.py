@@ -1,7 +1,4 @@
-"""What is installed beside the project: stated, with a lower bound. Run by `make check`, too.
-
-An advisory source (`pip-audit`) needs a network, which neither the tests nor `make check` may ask for.
-"""
+"""What is installed beside the project: stated, with a lower bound. Run by `make check`, too."""
 
 from __future__ import annotations
 
