@@ -95,7 +95,7 @@ def run() -> None:
     found = json.loads((folder / "counts.json").read_text())
     kept = len(list((folder / "corpus").iterdir()))
     print(
-        f"{options.format}: at least {found['tried']:,} inputs, {found['read']:,} read, the others refused in one line; "
+        f"{options.format}: at least {found['tried']:,} inputs, {found['read']:,} read, others refused in one line; "
         f"{kept} reached new code; {'failed' if status else 'none failed'}"
     )
     sys.exit(status)
