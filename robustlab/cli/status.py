@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from robustlab.cli.auto import AUTO, is_auto
-from robustlab.study.claims import Liveness
+from robustlab.study.owners import Liveness
 from robustlab.study.parent import check_store
 from robustlab.study.read_back import find_study
 from robustlab.study.status import CellStatus, StudyStatus, read_status

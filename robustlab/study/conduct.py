@@ -18,8 +18,9 @@ from robustlab.evidence import headline
 from robustlab.files import write_atomically
 from robustlab.robustness import mean_over_seeds
 from robustlab.study.cell import CellResult
-from robustlab.study.claims import Claims, Heartbeat
+from robustlab.study.claims import Claims
 from robustlab.study.executors import LocalExecutor
+from robustlab.study.owners import Heartbeat
 from robustlab.study.parent import parent_run, study_experiment
 from robustlab.study.patience import Patience, PatientClient, few_http_retries
 from robustlab.study.plan import StudyPlan

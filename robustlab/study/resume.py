@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from mlflow.entities import Run
 
 from robustlab.errors import InputError
-from robustlab.study.claims import CELL_TAG, CURVE_TAG, Liveness, Owner, become_owner
+from robustlab.study.claims import CELL_TAG, CURVE_TAG
+from robustlab.study.owners import Liveness, Owner, become_owner
 
 if TYPE_CHECKING:  # a plan needs torch, which who only asks for a study's status does not have to load
     from robustlab.study.plan import StudyPlan

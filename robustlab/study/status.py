@@ -10,7 +10,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from robustlab.study.cell import Cell
-from robustlab.study.claims import Liveness, is_trained
+from robustlab.study.claims import is_trained
+from robustlab.study.owners import Liveness
 from robustlab.study.read_back import cell_of, cell_runs
 from robustlab.study.resume import works_on
 
