@@ -9,7 +9,6 @@ import pytest
 
 from robustlab.data.files import download_file
 from robustlab.errors import InputError
-from robustlab.files import write_atomically
 
 CONTENT = bytes(range(256)) * 8192  # 2 MB: more than one chunk
 MD5 = hashlib.md5(CONTENT).hexdigest()
@@ -65,20 +64,3 @@ def test_unwritable_directory_is_found_before_the_download(tmp_path: Path) -> No
     (tmp_path / "blocked").write_text("a file stands here")
     with pytest.raises(InputError, match="cannot write to"):
         download_file(["http://127.0.0.1:9/f"], tmp_path / "blocked" / "f", MD5, "some", None)
-
-
-@pytest.mark.parametrize("interruption", [KeyboardInterrupt, OSError])
-def test_interrupted_write_keeps_what_stood_there(tmp_path: Path, interruption: type[BaseException]) -> None:
-    """Stopping in the middle leaves the older file and no other."""
-    path = tmp_path / "file"
-    path.write_bytes(b"old")
-
-    def write() -> None:
-        with write_atomically(path) as file:
-            file.write(b"half")
-            raise interruption
-
-    with pytest.raises(interruption):
-        write()
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
