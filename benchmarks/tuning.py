@@ -13,9 +13,10 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -67,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         tolerance=options.tolerance,
         reference=options.tuning_reference,
         device=torch.device("cpu"),
+        starts=[_constants(path, options.attack) for path in options.start_from],
     )
     chosen = _chosen(plan, options)
     write_constants(options.out / FILE_NAME, {options.attack: chosen})
@@ -74,7 +76,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         plan, variants=tuple(map(Variant.parse, (options.held_out_models or options.models).split(",")))
     )
     sizes = _integers(options.held_out_sizes)
-    report = compare(held_out, chosen.constants, sizes, options.held_out, options.reference)
+    compared = {"tuned": chosen.constants}
+    for text in options.also:
+        name, _, path = text.partition("=")
+        compared[name] = _constants(path, options.attack)
+    report = compare(held_out, compared, sizes, options.held_out, options.reference)
     report = {
         "benchmark": "tuning",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -83,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "torch": torch.__version__,
         "dataset": dataset.name,
         "attack": options.attack,
-        "constants": asdict(chosen.constants),
+        "constants": {name: asdict(constants) for name, constants in compared.items()},
         "tuning": dict(chosen.evidence),
         **report,
     }
@@ -92,9 +98,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def compare(
-    plan: TuningPlan, tuned: Constants, sizes: Sequence[int], most_images: int, reference_text: str
+    plan: TuningPlan,
+    compared: Mapping[str, Constants],
+    sizes: Sequence[int],
+    most_images: int,
+    reference_text: str,
 ) -> dict[str, object]:
-    """The reference, the defaults and the tuned constants on models and test images that tuning never saw."""
+    """The reference, the defaults and other constants by name on models and test images that tuning never saw."""
     models: dict[str, nn.Module] = {}
     for variant in plan.variants:
         recipe = default_recipe(variant.model, min(plan.dataset.image_shape[1:]))
@@ -106,8 +116,9 @@ def compare(
     runs = {
         str(reference): reference.run,
         "untuned": Reference(plan.attack, 0, 0).run,
-        "tuned": lambda model, x, y: ATTACKS[plan.attack](model, x, y, tuned),
     }
+    for name, constants in compared.items():
+        runs[name] = partial(ATTACKS[plan.attack], constants=constants)
     outcomes: dict[str, Outcome] = {}
     seconds: dict[str, float] = {}
     for name, run in runs.items():
@@ -207,6 +218,10 @@ def _held_out(
     )
 
 
+def _constants(path: str, attack: str) -> Constants:
+    return find_constants(path, "", [attack])[attack].constants
+
+
 def _integers(text: str) -> list[int]:
     return [int(part) for part in text.split(",")] if text else []
 
@@ -242,6 +257,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tuning-reference", default="default", help="what the tuning is held to")
     parser.add_argument("--reference", default="auto", help="what the comparison is held to (9x1000, 20x100)")
     parser.add_argument("--constants", default="", help="compare these instead of tuning")
+    parser.add_argument(
+        "--start-from", action="append", default=[], help="constants that tuning tries first (file or run)"
+    )
+    parser.add_argument(
+        "--also", action="append", default=[], metavar="NAME=FILE", help="compare these constants too"
+    )
     parser.add_argument("--out", type=Path, required=True)
     return parser
 

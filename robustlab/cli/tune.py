@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from robustlab.attacks.constants import Constants
 from robustlab.cli import options
 from robustlab.cli.study import open_dataset
 from robustlab.data.files import user_path
@@ -19,7 +20,7 @@ from robustlab.errors import InputError
 from robustlab.study.executors.on_ray import connect
 from robustlab.study.parent import check_store
 from robustlab.study.tuning.conduct import TuningProgress, conduct_tuning
-from robustlab.study.tuning.constants_file import FILE_NAME
+from robustlab.study.tuning.constants_file import FILE_NAME, find_constants
 from robustlab.study.tuning.plan import plan_tuning
 from robustlab.study.tuning.tables import changed_constants, comparison_table
 from robustlab.study.tuning.workers import work_on_ray
@@ -67,6 +68,13 @@ def tune(
         typer.Option(
             help="Comma-separated constants to search, each name, name=low:high or name=a|b; auto: what is worth "
             "tuning."
+        ),
+    ] = options.AUTO,
+    start_from: Annotated[
+        str,
+        typer.Option(
+            help="Constants to try first, for example those of another data set: comma-separated "
+            f"{FILE_NAME} files and runs:/<id>[/path]; auto: none."
         ),
     ] = options.AUTO,
     sampler: Annotated[str, typer.Option(help="Optuna's sampler: tpe or nsga2.")] = "tpe",
@@ -138,6 +146,7 @@ def tune(
         storage=given(storage),
         name=given(name),
         device=place,
+        starts=_starts(start_from, attack),
     )
     folder = None if options.is_auto(out) else user_path(out)
     check_store()
@@ -178,6 +187,12 @@ def tune(
     ):
         console.print(f"{label:<10}  {text}", soft_wrap=True, highlight=False)
     return 0 if finished.choice.within else 1
+
+
+def _starts(text: str, attack: str) -> list[Constants]:
+    """The constants of one attack in each of the comma-separated places."""
+    places = [] if options.is_auto(text) else options.parse_list("start-from", text, str)
+    return [find_constants(place, "", [attack])[attack].constants for place in places]
 
 
 class TuningDisplay:

@@ -42,6 +42,7 @@ from robustlab.study.tuning.subjects import (
 )
 from robustlab.study.tuning.trials import (
     Search,
+    add_starts,
     add_untuned,
     end_child,
     finished_trials,
@@ -125,6 +126,7 @@ def _conduct(
         progress = _Reporter(plan, study, on_progress)
         subjects, place = _prepare(plan, store, study, known, Path(folder), progress)
         add_untuned(study, search, subjects)
+        add_starts(study, plan.space, plan.starts)
         progress.subjects = subjects
         try:
             if run_workers is not None:

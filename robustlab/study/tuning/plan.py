@@ -28,7 +28,10 @@ LEAST_SIZES = 3
 
 @dataclass(frozen=True)
 class TuningPlan:
-    """One attack's constants, tuned on variants x sizes at once; ``trials`` and ``workers`` decide no result."""
+    """One attack's constants, tuned on variants x sizes at once.
+
+    ``trials``, ``workers`` and ``starts`` say how to search; they are no part of what a trial's result means.
+    """
 
     dataset: DataSet
     variants: tuple[Variant, ...]
@@ -50,6 +53,7 @@ class TuningPlan:
     storage: str
     name: str
     device: torch.device
+    starts: tuple[Constants, ...] = ()
 
     @property
     def untuned(self) -> Constants:
@@ -112,6 +116,7 @@ def plan_tuning(
     storage: str | None = None,
     name: str | None = None,
     device: torch.device | None = None,
+    starts: Sequence[Constants] = (),
 ) -> TuningPlan:
     """Resolve defaults and check everything that can be checked before training.
 
@@ -126,6 +131,7 @@ def plan_tuning(
         tolerance: how far the mean distance may lie above the reference's, as a share; each model's twice as far.
         reference: see ``Reference.parse``; ``space``: see ``search_space``.
         storage, name: of the Optuna study; by default a journal beside the MLflow store, and a name from the settings.
+        starts: constants to try first, such as those tuned on another data set.
 
     Raises:
         InputError: anything unknown, repeated or out of range.
@@ -151,6 +157,14 @@ def plan_tuning(
         raise InputError("--images, --seed and --train-seed must be 0 or positive")
     if not 0 <= tolerance <= 1:
         raise InputError(f"--tolerance must be a share from 0 to 1 such as 0.005, not {tolerance}")
+    for start in starts:
+        for dimension in dimensions:
+            value = getattr(start, dimension.name)
+            if not dimension.holds(value):
+                raise InputError(
+                    f"--start-from has {dimension.name}={value}, outside of what is searched ({dimension}); "
+                    f"give --search with a wider {dimension.name}"
+                )
     variants = tuple(Variant.parse(model) for model in dict.fromkeys(models))
     recipes = {}
     for variant in variants:
@@ -178,6 +192,7 @@ def plan_tuning(
         storage or default_storage(),
         name or "",
         device or default_device(),
+        tuple(starts),
     )
     names = ",".join(map(str, variants))
     return plan if name else replace(plan, name=f"{dataset.name} {names} {attack} {mode} {plan.digest()}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -90,6 +90,13 @@ def add_untuned(study: optuna.Study, search: Search, subjects: Subjects) -> None
             user_attrs={UNTUNED: True, **judgement.metrics()},
         )
     )
+
+
+def add_starts(study: optuna.Study, space: Sequence[Dimension], starts: Sequence[Constants]) -> None:
+    """Have these constants tried next, once each; what is not searched is as in every trial."""
+    for constants in starts:
+        values = {dimension.name: getattr(constants, dimension.name) for dimension in space}
+        study.enqueue_trial(values, skip_if_exists=True)
 
 
 def run_trials(
