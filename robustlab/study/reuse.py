@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
+import torch
 from mlflow.entities import Run
-from torch import nn
+from torch import Tensor, nn
 
 from robustlab.errors import InputError
+from robustlab.shapes import Bool
+from robustlab.study.artifacts import read_arrays
 from robustlab.study.checkpoint import CHECKPOINT, load_checkpoint
 from robustlab.study.claims import STAGE_TAG, TRAINED
 from robustlab.study.lineage import FILE_NAME as LINEAGE_FILE
@@ -18,17 +21,23 @@ from robustlab.training import TrainingResult
 
 TRAINING_TAG = "robustlab.training"
 TRAINED_IN_TAG = "robustlab.trained_in"
+CORRECT_FILE = "correct.npz"
 _MOST_LOOKED_AT = 5
 
 
 @dataclass(frozen=True)
 class EarlierTraining:
-    """A trained model, the run that trained it, and with what (``lineage``) and how it was trained there."""
+    """A trained model, the run that trained it, with what (``lineage``), and what was found there.
+
+    ``train_accuracy`` is over the training images, ``correct`` (T,) says which test images it gets right.
+    """
 
     run_id: str
     model: nn.Module
     training: TrainingResult
     lineage: dict[str, str]
+    train_accuracy: float
+    correct: Bool[Tensor, " images"]
 
 
 def earlier_training(store: StudyStore, digest: str) -> EarlierTraining | None:
@@ -60,4 +69,17 @@ def _read(store: StudyStore, run: Run) -> EarlierTraining:
         int(run.data.metrics["train_steps"]),
         run.data.metrics["train_s"],
     )
-    return EarlierTraining(run.data.tags.get(TRAINED_IN_TAG, run_id), model, training, lineage)
+    return EarlierTraining(
+        run.data.tags.get(TRAINED_IN_TAG, run_id),
+        model,
+        training,
+        lineage,
+        run.data.metrics["train_accuracy"],
+        read_correct(store, run_id),
+    )
+
+
+def read_correct(store: StudyStore, run_id: str) -> Bool[Tensor, " images"]:
+    """Which test images a trained cell's model gets right, as was stored when it was trained."""
+    with store.fetched(run_id, CORRECT_FILE) as path:
+        return torch.from_numpy(read_arrays(path)["correct"])

@@ -9,13 +9,11 @@ from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from robustlab.data import LabelledImages, nested_subsets, subset_digest
 from robustlab.errors import InputError
 from robustlab.shapes import Bool
-from robustlab.study.artifacts import read_arrays
 from robustlab.study.attacking import attack_images
 from robustlab.study.cell import Cell, CellResult
 from robustlab.study.checkpoint import (
@@ -34,11 +32,11 @@ from robustlab.study.patience import StoreLost
 from robustlab.study.plan import StudyPlan, Variant
 from robustlab.study.read_back import result_of
 from robustlab.study.registry import MODEL_TAG, register_model
-from robustlab.study.reuse import TRAINED_IN_TAG, TRAINING_TAG, earlier_training
+from robustlab.study.reuse import CORRECT_FILE, TRAINED_IN_TAG, TRAINING_TAG, earlier_training, read_correct
 from robustlab.study.store import StudyStore, TrainingSubset
 from robustlab.training import TrainingState, correctly_classified, initial_model, to_inputs, train
 
-CORRECT_FILE, PROGRESS = "correct.npz", "progress"
+PROGRESS = "progress"
 # A training keeps its state after the first epoch that ends this long after the last time.
 KEEP_STATE_VARIABLE = "ROBUSTLAB_KEEP_STATE_S"
 _KEEP_STATE_S = 60.0
@@ -88,6 +86,7 @@ class Stages:
         earlier = earlier_training(store, training_digest) if plan.reuse_models else None
         if earlier is not None:
             model, training = earlier.model.to(plan.device), earlier.training
+            train_accuracy, correct = earlier.train_accuracy, earlier.correct
         else:
             model = initial_model(cell.model, dataset, subset, cell.seed).to(plan.device)
             training = train(
@@ -100,8 +99,8 @@ class Stages:
                 on_state=_StateKeeper(store, run_id),
                 resume=self._state(run_id),
             )
-        train_accuracy = correctly_classified(model, subset).double().mean().item()
-        correct = correctly_classified(model, dataset.test).cpu()
+            train_accuracy = correctly_classified(model, subset).double().mean().item()
+            correct = correctly_classified(model, dataset.test).cpu()
         test_accuracy = correct.double().mean().item()
         self.show(cell, "logging", 1, 1, 1.0)
         check_owner(store.client.get_run(run_id), self.owner)
@@ -188,8 +187,7 @@ class Stages:
 
     def correct_images(self, run_id: str) -> Bool[Tensor, " images"]:
         """Which test images a trained cell's model gets right, as ``train`` stored it."""
-        with self.store.fetched(run_id, CORRECT_FILE) as path:
-            return torch.from_numpy(read_arrays(path)["correct"])
+        return read_correct(self.store, run_id)
 
     def _state(self, run_id: str) -> TrainingState | None:
         """The newest whole state of an interrupted training, if it kept one."""

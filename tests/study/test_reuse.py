@@ -23,12 +23,13 @@ def by_size(finished: FinishedStudy) -> dict[str, Run]:
 
 
 def refuse_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From here on a training is a failure."""
+    """From here on a training is a failure, and so is asking a model for its accuracies."""
 
-    def train(*_: object, **__: object) -> None:
+    def known(*_: object, **__: object) -> None:
         raise AssertionError("this model was trained before")
 
-    monkeypatch.setattr(stages, "train", train)
+    monkeypatch.setattr(stages, "train", known)
+    monkeypatch.setattr(stages, "correctly_classified", known)
 
 
 def test_other_attacks_take_the_trained_models(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
