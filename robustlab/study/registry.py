@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
@@ -28,12 +29,15 @@ def register_model(store: StudyStore, plan: StudyPlan, run: Run, result: CellRes
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
 
+    # The patient client would repeat the creation alone, and an answer that got lost would leave a second version.
+    once = MlflowClient()
+
     def register() -> str:
         # Asked before every attempt: an interrupted one may have registered it already.
-        versions = client.search_model_versions(f"run_id = '{run_id}'")
+        versions = once.search_model_versions(f"run_id = '{run_id}'")
         if versions:
             return str(versions[0].version)
-        made = client.create_model_version(
+        made = once.create_model_version(
             name,
             source=f"models:/{run.data.tags[MODEL_TAG]}",
             run_id=run_id,

@@ -1,6 +1,7 @@
 """A small study that meets one fault, is started again, and has to end as the undisturbed one did.
 
     python -m tests.faults.survival --sample 30 --seed 1
+    python -m tests.faults.survival --only create_model_version
     python -m tests.faults.survival --out faults.jsonl      (all of them; goes on where it was stopped)
 
 Each study is a fork of this process, which has run one already: loading the libraries takes longer than the study.
@@ -196,6 +197,9 @@ def run() -> int:
     parser.add_argument("--sample", type=int, default=0, help="so many cases, evenly over the kinds; 0: all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
+        "--only", default="", help="only at points of this name, say a file or a call of MLflow"
+    )
+    parser.add_argument(
         "--out", type=Path, help="a line of JSON per case; those that it has are not done again"
     )
     options = parser.parse_args()
@@ -207,6 +211,7 @@ def run() -> int:
         MlflowClient().search_experiments()
         faults = Faults(Path(folder) / "studies", empty)
         cases = faults.sample(options.sample or len(faults.cases()), options.seed)
+        cases = [case for case in cases if options.only in ("", case.point.name)]
         done = set()
         if options.out and options.out.exists():
             done = {json.loads(line)["case"] for line in options.out.read_text().splitlines()}
