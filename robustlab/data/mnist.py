@@ -129,7 +129,7 @@ def parse_idx(content: bytes, dimensions: int, path: Path) -> Tensor:
     """The uint8 array of an IDX file: zeros, type, dimension count, big-endian sizes, values.
 
     Raises:
-        InputError: another type or dimension count, or another length than the sizes ask for.
+        InputError: another type or dimension count, another length than the sizes ask for, or a size of 0.
     """
     header = 4 + 4 * dimensions
     magic = bytes((0, 0, IDX_UINT8, dimensions))
@@ -144,5 +144,7 @@ def parse_idx(content: bytes, dimensions: int, path: Path) -> Tensor:
             f"{path} is damaged or truncated: its header asks for {header + math.prod(shape)} bytes, it has "
             f"{len(content)}; delete it, then run again"
         )
+    if 0 in shape:  # then the other sizes may be anything, beyond what a tensor can have
+        raise InputError(f"{path} is empty: its sizes are {shape}; delete it, then run again")
     # The copy is what makes the array writable, which torch asks for.
     return torch.from_numpy(np.frombuffer(content, np.uint8, offset=header).copy()).view(shape)

@@ -109,6 +109,8 @@ def test_missing_files_are_downloaded_and_then_read_again(tmp_path: Path) -> Non
         (lambda _: b"", "no IDX file"),
         (lambda c: b"\0\0\x0d" + c[3:], "no IDX file"),
         (lambda c: c[:3] + b"\x02" + c[4:], "no IDX file"),
+        # No image, and sides that no tensor can have: found by coverage-guided fuzzing.
+        (lambda c: c[:4] + bytes(4) + b"\xf6" + b"\xff" * 7, "is empty|asks for"),
         (lambda c: c[:4] + b"\xff\xff\xff\xff" + c[8:], "asks for"),
         (lambda c: c[:-1] + bytes([c[-1] ^ 1]), "MD5"),
     ],
