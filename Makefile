@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Tests run side by side, a process for each core; each takes a module at a time, with the module's servers and models.
+TEST_WORKERS ?= auto
+PYTEST := $(BIN)/python -m pytest --numprocesses=$(TEST_WORKERS) --maxprocesses=8 --dist=loadscope
 
 .DEFAULT_GOAL := help
 .PHONY: help setup study test test-slow test-gpu check format bench bench-gpu clean
@@ -12,7 +15,7 @@ help:
 	@echo "make test       all tests that need no GPU and no network"
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make check      linters, types, import rules; never edits"
-	@echo "make bench      attack libraries side by side (hours; BENCH=--quick: minutes; benchmarks/README.md)"
+	@echo "make bench      attack libraries side by side (hours; BENCH=--quick: minutes), training beside its floor (benchmarks/README.md)"
 	@echo "make test-gpu   the tests that need a CUDA device (GPU_PYTHON=python3: without an environment of its own)"
 	@echo "make bench-gpu  operators, attack steps and peers on a CUDA device (GPU_PYTHON as above)"
 	@echo "make setup      only make the environment ($(VENV))"
@@ -30,10 +33,10 @@ study: $(READY)
 	PATH="$(CURDIR)/$(BIN):$$PATH" mlflow run . --env-manager=local --experiment-name robustlab
 
 test: $(READY)
-	$(BIN)/python -m pytest -m 'not slow and not gpu'
+	$(PYTEST) -m 'not slow and not gpu'
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -m 'slow and not gpu'
+	$(PYTEST) -m 'slow and not gpu'
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -45,6 +48,7 @@ check: $(READY)
 
 bench: $(VENV)/.bench-ready
 	PYTHONPATH=.:kernels OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.attacks $(BENCH)
+	PYTHONPATH=.:kernels $(BIN)/python -m benchmarks.training $(BENCH_TRAINING)
 
 # The last two ask for packages that do not build any more or are years old; what they need is in the extra.
 $(VENV)/.bench-ready: $(READY)

@@ -30,7 +30,7 @@ from benchmarks.machine import circumstances, cpu_model, file_name
 from benchmarks.summary import spread
 from robustlab.data import Augmentation, LabelledImages
 from robustlab.models import build_model
-from robustlab.recipes import Recipe
+from robustlab.recipes import PRECISIONS, Recipe
 from robustlab.training import train
 
 RESULTS = Path(__file__).parent / "results"
@@ -90,22 +90,25 @@ def network(case: Case) -> nn.Module:
     return build_model(case.model, SHAPE, CLASSES, [0.5] * 3, [0.25] * 3)
 
 
-def ours(case: Case, data: LabelledImages, device: str) -> Callable[[], object]:
+def ours(case: Case, data: LabelledImages, device: str, precision: str) -> Callable[[], object]:
     """An epoch by :func:`robustlab.training.train`, set-up included."""
     model = network(case).to(device)
-    recipe = Recipe(epochs=1, learning_rate=LEARNING_RATE)
+    recipe = _recipe(precision)
     return lambda: train(model, data, recipe, seed=0, augmentation=case.augmentation)
 
 
-def plain(case: Case, data: LabelledImages, device: str) -> Callable[[], object]:
-    """An epoch of the loop that tutorials show."""
+def plain(case: Case, data: LabelledImages, device: str, precision: str) -> Callable[[], object]:
+    """An epoch of the loop that tutorials show; in the other two's precision, which favours it."""
+    low_precision = _recipe(precision).low_precision(torch.device(device))
     model = network(case).to(device).train()
     optimizer = _optimizer(model)
     loader = DataLoader(Pictures(data.to("cpu"), case.augmentation), batch_size=BATCH_SIZE, shuffle=True)
 
     def epoch() -> None:
         for inputs, labels in loader:
-            loss = functional.cross_entropy(model(inputs.to(device)), labels.to(device))
+            with torch.autocast(device, dtype=torch.bfloat16, enabled=low_precision):
+                logits = model(inputs.to(device))
+            loss = functional.cross_entropy(logits.float(), labels.to(device))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -113,8 +116,9 @@ def plain(case: Case, data: LabelledImages, device: str) -> Callable[[], object]
     return epoch
 
 
-def floor(case: Case, data: LabelledImages, device: str) -> Callable[[], object]:
-    """As many steps on one batch that lies ready, channels last and (on CUDA) in bf16 as :func:`train` has it."""
+def floor(case: Case, data: LabelledImages, device: str, precision: str) -> Callable[[], object]:
+    """As many steps on one batch that lies ready, channels last and in the precision that :func:`train` has."""
+    low_precision = _recipe(precision).low_precision(torch.device(device))
     model = network(case).to(device, memory_format=torch.channels_last).train()
     optimizer = _optimizer(model, fused=device == "cuda")
     inputs = (data.images[:BATCH_SIZE].float() / 255).contiguous(memory_format=torch.channels_last)
@@ -122,7 +126,7 @@ def floor(case: Case, data: LabelledImages, device: str) -> Callable[[], object]
 
     def epoch() -> None:
         for _ in range(math.ceil(case.images / BATCH_SIZE)):
-            with torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda"):
+            with torch.autocast(device, dtype=torch.bfloat16, enabled=low_precision):
                 logits = model(inputs)
             loss = functional.cross_entropy(logits.float(), labels)
             optimizer.zero_grad(set_to_none=True)
@@ -132,20 +136,24 @@ def floor(case: Case, data: LabelledImages, device: str) -> Callable[[], object]
     return epoch
 
 
+def _recipe(precision: str) -> Recipe:
+    return Recipe(epochs=1, learning_rate=LEARNING_RATE, precision=precision)
+
+
 def _optimizer(model: nn.Module, fused: bool = False) -> torch.optim.Optimizer:
     return torch.optim.SGD(
         model.parameters(), lr=LEARNING_RATE, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=fused
     )
 
 
-def measure(case: Case, rounds: int, device: str) -> dict[str, Any]:
+def measure(case: Case, rounds: int, device: str, precision: str) -> dict[str, Any]:
     """Seconds of an epoch of all three, in turns, and the ratios of each round."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (case.images, *SHAPE), generator=generator, dtype=torch.uint8)
     labels = torch.randint(CLASSES, (case.images,), generator=generator)
     data = LabelledImages(images, labels).to(device)
     contenders = {"ours": ours, "plain": plain, "floor": floor}
-    epochs = {name: make(case, data, device) for name, make in contenders.items()}
+    epochs = {name: make(case, data, device, precision) for name, make in contenders.items()}
     seconds: dict[str, list[float]] = {name: [] for name in epochs}
     for number in range(rounds + 1):  # the first round warms up
         for name in list(epochs) if number % 2 else reversed(epochs):
@@ -159,6 +167,7 @@ def measure(case: Case, rounds: int, device: str) -> dict[str, Any]:
     }
     return {
         "model": case.name,
+        "precision": precision,
         "images": case.images,
         "n": rounds,
         "seconds": {name: spread(values) for name, values in seconds.items()},
@@ -178,16 +187,17 @@ def _clock(device: str) -> float:
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """The rows as Markdown: medians (20 to 80 % quantile)."""
     lines = [
-        "| model | images | ours, s | floor, s | plain loop, s | ours over floor | target | plain over ours |",
-        "|---|---|---|---|---|---|---|---|",
+        "| model | precision | images | ours, s | floor, s | plain loop, s | ours over floor | target "
+        "| plain over ours |",
+        "|---" * 9 + "|",
     ]
     for row in rows:
         ratio, target = row["over_floor"]["median"], row["target"]
         verdict = "-" if target is None else f"{target}: {'reached' if ratio <= target else '**missed**'}"
         seconds = [f"{row['seconds'][name]['median']:.2f}" for name in ("ours", "floor", "plain")]
         lines.append(
-            f"| {row['model']} | {row['images']:,} | {' | '.join(seconds)} | {_spread(row['over_floor'])} "
-            f"| {verdict} | {_spread(row['plain_over_ours'])} |"
+            f"| {row['model']} | {row['precision']} | {row['images']:,} | {' | '.join(seconds)} "
+            f"| {_spread(row['over_floor'])} | {verdict} | {_spread(row['plain_over_ours'])} |"
         )
     return "\n".join(lines)
 
@@ -203,6 +213,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--rounds", type=int, default=5, help="epochs of each, after one that warms up")
     parser.add_argument("--models", nargs="+", choices=[case.name for case in CASES], help="only these")
+    parser.add_argument(
+        "--precisions", nargs="+", choices=PRECISIONS, default=["auto"], help="of the recipe (decision 10)"
+    )
     parser.add_argument("--threads", type=int, default=1, help="torch's threads")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, help="write the results here instead")
@@ -212,8 +225,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     report = {"benchmark": "training", **circumstances(options.threads), "device": machine, "models": []}
     for case in CASES:
         if not options.models or case.name in options.models:
-            report["models"].append(measure(case, options.rounds, options.device))
-            print(table(report["models"][-1:]).splitlines()[-1], file=sys.stderr, flush=True)
+            for precision in options.precisions:
+                report["models"].append(measure(case, options.rounds, options.device, precision))
+                print(table(report["models"][-1:]).splitlines()[-1], file=sys.stderr, flush=True)
     out = options.out or RESULTS / f"training-{file_name(machine)}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
