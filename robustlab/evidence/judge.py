@@ -48,7 +48,7 @@ class Evidence:
         fall: from the peak to the largest size, in units of the score; not below 0.
         p_fall: chance, without any fall, of a curve that seems to fall this clearly from its best size.
         p_rise: chance, without any rise over the last doubling, of one this clear.
-        last_doubling: gain over the best size of at most half the largest.
+        last_doubling: gain over the size that scores best among those of at most half the largest.
         spread: (highest - lowest score) / mean score.
         within_margin, beyond_margin: whether all sizes surely differ by less than FLAT_MARGIN, or some surely by more.
         accuracy_rises: test accuracy at the largest size is above the one at the peak.
@@ -125,14 +125,14 @@ def measure(curve: Curve, draws: int = DRAWS, seed: int = 0) -> Evidence:
     flipped = chance.pair_flips[:, :last, last].max(axis=1)
     statistic = float(ratio[:last, last].max())
     p_fall = max(_exceedance(highest, statistic), _exceedance(flipped, statistic))
-    p_rise, rise_from = _rise(curve, ratio, chance)
+    p_rise, hardest = _rise(curve, ratio, chance)
     within, beyond, flat_factor = _compare_with_margin(scores, chance)
     critical = max(float(np.quantile(draws, 1 - LEVEL)) for draws in (highest, flipped))
     needs: list[tuple[float, Kind]] = []
     if statistic > 0:
         needs.append((_factor(critical, statistic), "turning point"))
-    if ratio[last, rise_from] > 0:
-        needs.append((_factor(1.645, float(ratio[last, rise_from])), "still rising"))
+    if ratio[last, hardest] > 0:
+        needs.append((_factor(1.645, float(ratio[last, hardest])), "still rising"))
     if flat_factor is not None:
         needs.append((flat_factor, "flat"))
     return Evidence(
@@ -143,13 +143,13 @@ def measure(curve: Curve, draws: int = DRAWS, seed: int = 0) -> Evidence:
         fall=_fall(scores, highest, chance),
         p_fall=p_fall,
         p_rise=p_rise,
-        last_doubling=_gain(scores, chance, rise_from),
+        last_doubling=_gain(scores, chance, max(_at_most_half(curve.sizes), key=lambda i: scores[i])),
         spread=float((scores.max() - scores.min()) / scores.mean()) if scores.mean() > 0 else 0.0,
         within_margin=within,
         beyond_margin=beyond,
         accuracy_rises=bool(curve.accuracies[:, last].mean() > curve.accuracies[:, peak].mean()),
         seed_share=float(
-            chance.seed_share[peak, last] if peak != last else chance.seed_share[rise_from, last]
+            chance.seed_share[peak, last] if peak != last else chance.seed_share[hardest, last]
         ),
         needs=tuple(sorted(needs)),
     )
@@ -240,15 +240,24 @@ def _exceedance(draws: Floats, statistic: float) -> float:
 
 
 def _rise(curve: Curve, ratio: Floats, chance: Resampled) -> tuple[float, int]:
-    """The test that the last doubling helped: the largest size above every size of at most its half."""
+    """The test that the last doubling helped: the largest size above every size of at most its half.
+
+    Returns the p value and which of those sizes is the hardest to tell from the largest one.
+    """
     last = len(curve.sizes) - 1
-    smaller = [i for i in range(last) if 2 * curve.sizes[i] <= curve.sizes[last]] or list(range(last))
+    smaller = _at_most_half(curve.sizes)
     p_values = [
         _exceedance(draws[:, last, i], float(ratio[last, i]))
         for i in smaller
         for draws in (chance.pair_draws, chance.pair_flips)
     ]
     return max(p_values), min(smaller, key=lambda i: ratio[last, i])
+
+
+def _at_most_half(sizes: tuple[int, ...]) -> list[int]:
+    """Where the sizes of at most half the largest stand; all but the largest where there is none."""
+    smaller = range(len(sizes) - 1)
+    return [i for i in smaller if 2 * sizes[i] <= sizes[-1]] or list(smaller)
 
 
 def _gain(scores: Floats, chance: Resampled, start: int) -> Interval:

@@ -57,7 +57,7 @@ def _still_rising(verdict: Verdict, evidence: Evidence) -> list[str]:
     gain = evidence.last_doubling
     top = evidence.scores[-1].value
     share = percent(Interval(*(x / top for x in (gain.value, gain.low, gain.high)))) if gain and top else ""
-    return [f"The last doubling of the training set still adds {share} to the score, {p(verdict.p_rise)}."]
+    return [f"The last doubling of the training set brought {share} of the score, {p(verdict.p_rise)}."]
 
 
 def _flat(_: Verdict, evidence: Evidence) -> list[str]:

@@ -105,6 +105,17 @@ def test_the_peak_and_its_confidence_set(rng: np.random.Generator) -> None:
     assert measure(single(values)).peak_sizes == (SIZES[2],)
 
 
+def test_the_last_doubling_starts_at_the_best_size_of_at_most_half(rng: np.random.Generator) -> None:
+    """Not at one that is hard to tell from the largest because its distances vary more: that one only decides p."""
+    values = 1 + 0.01 * rng.standard_normal((100, 3)) + [0.0, 0.10, 0.14]
+    values[:, 0] += rng.normal(0, 0.5, 100)  # far below on average, but no image says so clearly
+    evidence = measure(single(values, (100, 200, 400)))
+    gain = values[:, 2].mean() - values[:, 1].mean()
+    assert evidence.last_doubling is not None
+    assert evidence.last_doubling.value == pytest.approx(gain)
+    assert evidence.p_rise > 0.0005  # size 200 alone is surpassed beyond any doubt
+
+
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_the_set_excludes_the_largest_size_exactly_when_the_test_rejects(
     rng: np.random.Generator, seeds: int
