@@ -148,9 +148,7 @@ def measure(curve: Curve, draws: int = DRAWS, seed: int = 0) -> Evidence:
         within_margin=within,
         beyond_margin=beyond,
         accuracy_rises=bool(curve.accuracies[:, last].mean() > curve.accuracies[:, peak].mean()),
-        seed_share=float(
-            chance.seed_share[peak, last] if peak != last else chance.seed_share[hardest, last]
-        ),
+        seed_share=float(chance.seed_share[peak, last] if peak != last else chance.seed_share[hardest, last]),
         needs=tuple(sorted(needs)),
     )
 
