@@ -66,6 +66,13 @@ class Curve:
         return all(cell.state in ("trained", "attacking", "finished", "failed") for cell in self.cells)
 
     @property
+    def waits_for_others(self) -> bool:
+        """A cell of ours could be attacked, were those trained that other studies hold, as far as we know."""
+        untrained = [cell for cell in self.cells if cell.state in ("open", "training")]
+        ours = any(cell.ours and cell.state == "trained" for cell in self.cells)
+        return ours and bool(untrained) and all(cell.theirs for cell in untrained)
+
+    @property
     def ended(self) -> bool:
         """Every cell has ended."""
         return all(cell.ended for cell in self.cells)

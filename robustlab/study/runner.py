@@ -26,6 +26,8 @@ from robustlab.study.work import attack_work, training_work
 from robustlab.training import TrainingDiverged
 
 _POLL_S, _MOST_POLL_S = 1.0, 10.0
+# While there is work, curves that wait for other studies' trainings are looked at again after so long.
+_LOOK_AGAIN_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ class _StudyRun:
         self._tell = tell
         self._busy: dict[str, tuple[Curve, CellState]] = {}
         self._work_before = 0.0
+        self._looked_at = time.monotonic()
 
     @cached_property
     def _work(self) -> dict[Cell, tuple[float, float]]:
@@ -159,6 +162,7 @@ class _StudyRun:
 
     def next_task(self) -> Task | None:
         """An attack that can start, else the next training; None where all that is left is taken."""
+        self.look_again()
         for curve in self.curves:
             if curve.all_trained and not curve.ended:
                 for state in curve.cells:
@@ -174,6 +178,15 @@ class _StudyRun:
                     self._busy[state.run.info.run_id] = (curve, state)
                     return Task("train", state.cell, state.run.info.run_id)
         return None
+
+    def look_again(self) -> None:
+        """See what other studies trained of the curves that nothing else is missing from: attacks come early."""
+        if time.monotonic() - self._looked_at < _LOOK_AGAIN_S:
+            return
+        for curve in self.curves:
+            if curve.waits_for_others:
+                self.read(curve)
+        self._looked_at = time.monotonic()
 
     def attack_task(self, curve: Curve, state: CellState) -> Task:
         if curve.common is None:
