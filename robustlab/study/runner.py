@@ -159,6 +159,7 @@ class _StudyRun:
                 for curve in self.curves:
                     if not curve.ended:
                         self.read(curve)
+                self._looked_at = time.monotonic()
 
     def next_task(self) -> Task | None:
         """An attack that can start, else the next training; None where all that is left is taken."""

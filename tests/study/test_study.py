@@ -15,19 +15,15 @@ from mlflow import MlflowClient
 from robustlab.attacks import IFGSM, CarliniWagnerL2
 from robustlab.data import DataSet, LabelledImages, load_dataset
 from robustlab.errors import InputError
-from robustlab.study import runner, stages
+from robustlab.study import stages
 from robustlab.study.checkpoint import load_checkpoint
-from robustlab.study.claims import CELL_TAG, CURVE_TAG, Claims
 from robustlab.study.conduct import FinishedStudy, conduct_study
 from robustlab.study.examples import read_examples
-from robustlab.study.executors import LocalExecutor, Task
 from robustlab.study.model_log import load_logged_model
-from robustlab.study.owners import Owner
 from robustlab.study.plan import StudyPlan, plan_study
 from robustlab.study.read_back import find_studies, find_study, read_results
 from robustlab.study.report import judge_studies, read_study
 from robustlab.study.runner import StudyProgress
-from robustlab.study.stages import Stages
 from robustlab.study.ui_view import prepare_experiment
 from robustlab.training import TrainingDiverged, correctly_classified, to_inputs
 
@@ -267,43 +263,6 @@ def test_an_interrupted_study_leaves_nothing_running(store: Path) -> None:
         conduct_study(small_plan(seeds=[0]), on_progress=interrupt)
     runs = MlflowClient().search_runs(["1"], max_results=100)
     assert sorted(run.info.status for run in runs) == ["FAILED", "KILLED", "KILLED"]
-
-
-def test_a_shared_curve_is_attacked_as_soon_as_it_is_trained(
-    store: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What another study finishes training is seen while there is still something to train."""
-    monkeypatch.setattr(runner, "_LOOK_AGAIN_S", 0.0)
-    plan = small_plan()
-    tasks: list[str] = []
-
-    class OtherStudyAtWork(LocalExecutor):
-        """Holds the larger cell of seed 0 from the first task on, trains it during the second, and dies."""
-
-        def submit(self, task: Task) -> None:
-            tasks.append(f"{task.stage} {task.cell.train_size} seed {task.cell.seed}")
-            client, experiment_id = self._stages.store.client, self._stages.store.experiment_id
-            if len(tasks) == 1:
-                self.cell = plan.cells(plan.variants[0], seed=0)[1]
-                self.owner = Owner.this_process(self._stages.store.parent_run_id)
-                tags = {
-                    CELL_TAG: plan.cell_digest(self.cell),
-                    CURVE_TAG: plan.curve_digest(plan.variants[0], 0),
-                }
-                self.held = Claims(client, experiment_id, self.owner).claim(
-                    tags[CELL_TAG],
-                    lambda more: self._stages.store.open_cell(self.cell, {**tags, **more}),
-                    retry_failed=True,
-                )
-            elif len(tasks) == 2:
-                Stages(plan, self._stages.store, str(self.owner)).train(self.cell, self.held.run.info.run_id)
-            elif len(tasks) == 3:
-                self.owner.stop()
-            super().submit(task)
-
-    finished = conduct_study(plan, make_executor=OtherStudyAtWork)
-    assert tasks[:3] == ["train 100 seed 0", "train 100 seed 1", "attack 100 seed 0"]
-    assert len(finished.outcome.results) == 4
 
 
 def test_progress_only_rises_and_ends_at_one(store: Path) -> None:
