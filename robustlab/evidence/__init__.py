@@ -2,17 +2,8 @@
 
 from robustlab.evidence.curve import Curve, curve_of_cells
 from robustlab.evidence.findings import AccuracyPoint, Finding, Judged, check_findings
-from robustlab.evidence.judge import (
-    FLAT_MARGIN,
-    LEVEL,
-    Evidence,
-    Interval,
-    Need,
-    Verdict,
-    holm,
-    judge,
-    measure,
-)
+from robustlab.evidence.judge import Need, Verdict, holm, judge
+from robustlab.evidence.measure import FLAT_MARGIN, LEVEL, Evidence, Interval, measure
 from robustlab.evidence.resampling import DRAWS, resample
 from robustlab.evidence.wording import ONE_SEED, explain, headline, peak_range
 

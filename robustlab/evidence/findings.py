@@ -9,7 +9,8 @@ from itertools import combinations
 from statistics import NormalDist
 from typing import Literal
 
-from robustlab.evidence.judge import LEVEL, Verdict, holm
+from robustlab.evidence.judge import Verdict, holm
+from robustlab.evidence.measure import LEVEL
 
 Outcome = Literal["supported", "contradicted", "undecided", "not covered"]
 

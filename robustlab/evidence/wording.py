@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from robustlab.evidence.judge import FLAT_MARGIN, LEVEL, Evidence, Interval, Verdict
+from robustlab.evidence.judge import Verdict
+from robustlab.evidence.measure import FLAT_MARGIN, LEVEL, Evidence, Interval
 
 ONE_SEED = (
     "One training run per size: every verdict is about these trained models. Another seed could bend the curve by "
